@@ -1,0 +1,96 @@
+"""Typed batches and whole splits; shapes: B samples in a batch, N samples in a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Device = torch.device | str | int
+
+
+@dataclass
+class Batch:
+    """Some samples of one split, as they are fed to the network.
+
+    Attributes:
+        inputs: raw tensors by name, first dimension B, for example ``{"image": uint8 (B,3,H,W)}``.
+        labels: (B,) int64 class indices.
+        ids: (B,) int64 sample ids, unique in the task over all splits.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: Device) -> Batch:
+        """Return the batch with every tensor on ``device``."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device), self.ids.to(device))
+
+    def select(self, index: Tensor | slice) -> Batch:
+        """Return the samples that ``index`` picks, in its order."""
+        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels[index], self.ids[index])
+
+
+@dataclass
+class Split:
+    """A whole split in memory, on the CPU or on a device.
+
+    Attributes:
+        name: ``"train"``, ``"val"``, ``"test"`` or a name for a union of these.
+        inputs: raw tensors by name, first dimension N.
+        labels: (N,) int64 class indices.
+        ids: (N,) int64 sample ids, unique in the task over all splits.
+    """
+
+    name: str
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(tensor) for name, tensor in self.inputs.items()}
+        lengths |= {"labels": len(self.labels), "ids": len(self.ids)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"split '{self.name}' has tensors of different lengths: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Batch:
+        """Return the samples at ``index``, (B,) int64 positions in this split, as a batch."""
+        index = index.to(self.labels.device)
+        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels[index], self.ids[index])
+
+    def to(self, device: Device) -> Split:
+        """Return the split with every tensor on ``device``."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Split(self.name, inputs, self.labels.to(device), self.ids.to(device))
+
+    @staticmethod
+    def concat(name: str, splits: Sequence[Split]) -> Split:
+        """Join splits in the given order, for example train and val for the final fit.
+
+        Raises:
+            ValueError: no splits, different input names, or a sample id that occurs twice.
+        """
+        if not splits:
+            raise ValueError(f"cannot build split '{name}' from no splits")
+        names = splits[0].inputs.keys()
+        if any(split.inputs.keys() != names for split in splits):
+            found = [sorted(split.inputs) for split in splits]
+            raise ValueError(f"splits joined as '{name}' have different inputs: {found}")
+        ids = torch.cat([split.ids for split in splits])
+        if len(ids.unique()) != len(ids):
+            parts = ", ".join(split.name for split in splits)
+            raise ValueError(f"splits joined as '{name}' ({parts}) share sample ids")
+        inputs = {key: torch.cat([split.inputs[key] for split in splits]) for key in names}
+        return Split(name, inputs, torch.cat([split.labels for split in splits]), ids)
