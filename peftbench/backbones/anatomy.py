@@ -1,0 +1,146 @@
+"""Where things are in a network, in one vocabulary for every model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..edits.sites import AttentionSite, ChannelSite, LinearSite, OpSite, SequenceSite
+from ..errors import IncompatibleError, unknown
+
+ROLE_GROUPS: dict[str, tuple[str, ...]] = {
+    "attn": ("q", "k", "v", "o"),
+    "qkv": ("q", "k", "v"),
+    "mlp": ("up", "gate", "down"),
+    "all": ("q", "k", "v", "o", "up", "gate", "down"),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block.
+
+    Attributes:
+        stack: name of its stack.
+        index: place in the stack, from 0.
+        module: the block.
+        linears: linear layers by role.
+        ops: operations by kind (attn, cross_attn, mlp, block).
+        attentions: attention modules by kind (attn, cross_attn).
+
+    """
+
+    stack: str
+    index: int
+    module: nn.Module
+    linears: Mapping[str, LinearSite]
+    ops: Mapping[str, OpSite]
+    attentions: Mapping[str, AttentionSite]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks that one token sequence passes in order."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    sequence: SequenceSite
+
+    @property
+    def width(self) -> int:
+        """D, the width of the token sequence."""
+        return self.sequence.width
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sites of one network.
+
+    Attributes:
+        family: vit, bert, t5 or llama.
+        model: the network.
+        stacks: encoder, decoder or both.
+        channels: every output with a channel axis, in the order of the forward pass.
+        class_token: whether a class token stands in front of the (first) stack's sequence.
+        patch_numbers: numbers in one image patch (3 x height x width), None for text.
+        features: (model, inputs) -> pooled features (B, D) that a classifier head reads.
+        read_token: (model, (B, D) output of one token after the last norm) -> what the head reads.
+        logits: (model, inputs) -> language-model logits (B, T, V); None if it has no such head.
+
+    """
+
+    family: str
+    model: nn.Module
+    stacks: tuple[Stack, ...]
+    channels: tuple[ChannelSite, ...]
+    features: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+    read_token: Callable[[nn.Module, Tensor], Tensor]
+    class_token: bool = False
+    patch_numbers: int | None = None
+    logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """All blocks of all stacks."""
+        return (block for stack in self.stacks for block in stack.blocks)
+
+    @property
+    def width(self) -> int:
+        """D of the first stack, which is what a head reads."""
+        return self.stacks[0].width
+
+    def linears(self, roles: Sequence[str]) -> list[list[LinearSite]]:
+        """Return linear sites of the roles, grouped by the layer they live in.
+
+        Args:
+            roles: roles (q, k, v, o, up, gate, down), groups (attn, qkv, mlp, all). Roles of
+                cross-attention are included with their self-attention name. Where q, k and v are
+                one fused layer and all three are asked for as ``qkv``, ``attn`` or ``all``, that
+                layer is one site.
+
+        Raises:
+            ConfigError: a name is neither a role nor a group.
+            IncompatibleError: no layer of this network plays any of the roles.
+
+        """
+        wanted = self._expand(roles)
+        fused = any(r in ("qkv", "attn", "all") for r in roles)
+        groups: list[list[LinearSite]] = []
+        for block in self.blocks:
+            by_layer: dict[int, list[LinearSite]] = {}
+            for role, site in block.linears.items():
+                if role == "qkv":
+                    keep = fused
+                elif role in ("q", "k", "v") and "qkv" in block.linears:
+                    keep = role in wanted and not fused
+                else:
+                    keep = role.removeprefix("cross_") in wanted
+                if keep:
+                    by_layer.setdefault(id(site.module), []).append(site)
+            groups.extend(by_layer.values())
+        if not groups:
+            raise IncompatibleError(f"{self.family} has no linear layer in the roles {list(roles)}")
+        return groups
+
+    def _expand(self, roles: Sequence[str]) -> set[str]:
+        known = set(ROLE_GROUPS["all"])
+        wanted: set[str] = set()
+        for role in roles:
+            if role in ROLE_GROUPS:
+                wanted.update(ROLE_GROUPS[role])
+            elif role in known:
+                wanted.add(role)
+            else:
+                raise unknown("linear role", role, known | set(ROLE_GROUPS), "method.roles")
+        return wanted
+
+    def owners(self) -> dict[str, list[tuple[nn.Module, str]]]:
+        """Return, for every parameter by its first name, each (module, attribute) that holds it."""
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        found: dict[str, list[tuple[nn.Module, str]]] = {n: [] for n in names.values()}
+        for module in self.model.modules():
+            for attribute, parameter in module.named_parameters(recurse=False):
+                found[names[id(parameter)]].append((module, attribute))
+        return found

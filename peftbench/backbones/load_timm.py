@@ -1,0 +1,187 @@
+"""Vision transformers through timm: hub weights, a local file, packaged weights, or random."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import ConfigError, CorruptAssetError, MissingAssetError
+from ..spec import to_spec
+from .backbone import Backbone
+from .preprocess import Preprocess
+
+REACH_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class TimmViT:
+    """A timm vision transformer without its classifier.
+
+    Attributes:
+        model: timm name with tag, for example ``vit_base_patch16_224.augreg_in21k``.
+        image_size: side in pixels; position embeddings are resampled to it. None: the weights' own.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+        weights: local file in place of the hub's.
+        init: ``pretrained``, or ``random`` for tests and cost measurements.
+        arch: overrides of the architecture, for tests (depth, embed_dim, ...).
+        seed: of the random weights.
+
+    """
+
+    model: str
+    image_size: int | None = None
+    drop_path: float = 0.0
+    weights: str | None = None
+    init: Literal["pretrained", "random"] = "pretrained"
+    arch: dict[str, Any] | None = None
+    seed: int = 0
+
+    def load(self) -> Backbone:
+        """Load the network.
+
+        Raises:
+            MissingAssetError: the weights cannot be had; says which file, from where, and how to
+                give a local one.
+
+        """
+        source = _weight_source(self.model, self.weights, self.init)
+        overlay = {"file": self.weights} if self.weights else None
+        model = create(self, self.model, overlay)
+        return _finish(self, self.model, model, source)
+
+
+@dataclass(frozen=True)
+class PackagedDinov2Small:
+    """DINOv2-small from a package: a derivative tuned for saliency, not the published checkpoint.
+
+    Attributes:
+        image_size: side in pixels, a multiple of 14.
+        drop_path: stochastic depth rate of the last block.
+        weights: a local safetensors file in timm's names in place of the package.
+
+    """
+
+    image_size: int = 70
+    drop_path: float = 0.0
+    weights: str | None = None
+
+    def load(self) -> Backbone:
+        """Load the network, fetching and converting the package on first use."""
+        if self.image_size % 14:
+            raise ConfigError(
+                f"backbone.image_size: {self.image_size} is not a multiple of the patch size 14; "
+                f"nearest: {max(14, round(self.image_size / 14) * 14)}"
+            )
+        if self.weights:
+            path = _local(self.weights)
+        else:
+            from .packaged import dinov2_small
+
+            path = dinov2_small() / "model.safetensors"
+        spec = TimmViT("vit_small_patch14_dinov2", self.image_size, self.drop_path)
+        model = create(spec, spec.model, {"file": str(path)})
+        source = self.weights or "packaged DINOv2-small, saliency-tuned derivative"
+        return _finish(self, "dinov2_small", model, source)
+
+
+def create(spec: TimmViT, name: str, overlay: dict[str, Any] | None) -> Any:
+    """Call timm, with a local file in the overlay where there is one."""
+    import timm
+
+    options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": spec.drop_path}
+    if spec.image_size is not None:
+        options["img_size"] = spec.image_size
+    options.update(spec.arch or {})
+    pretrained = spec.init == "pretrained"
+    if overlay:
+        overlay = {**overlay, "num_classes": 0}
+    devices: list[int] = []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(spec.seed)
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options
+            )
+        except OSError as error:
+            raise _missing(name, str(error)) from error
+        except (RuntimeError, ValueError, KeyError) as error:
+            if overlay:
+                raise CorruptAssetError(
+                    f"backbone.weights: {overlay['file']} does not fit {name}: {error}"
+                ) from error
+            raise
+
+
+def _finish(spec: Any, name: str, model: Any, source: str) -> Backbone:
+    cfg = model.pretrained_cfg
+    size = model.patch_embed.img_size[0]
+    preprocess = Preprocess(size, tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"])
+    return Backbone(name, model, source, preprocess, to_spec(spec))
+
+
+def _local(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise MissingAssetError(f"backbone.weights: there is no file {path}")
+    return path
+
+
+def _weight_source(name: str, weights: str | None, init: str) -> str:
+    """Say where weights come from; fail at once when they cannot be had."""
+    import timm
+
+    if init == "random":
+        return "random"
+    if weights:
+        return str(_local(weights))
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+        raise ConfigError(f"backbone.model: timm knows no weights called '{name}'")
+    hub_id = cfg.hf_hub_id
+    if not hub_id:
+        return str(cfg.url)
+    if _in_cache(hub_id):
+        return f"hub {hub_id} (cached)"
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise _missing(name, "HF_HUB_OFFLINE is set and the file is not in the local cache")
+    _reach(name)
+    return f"hub {hub_id}"
+
+
+def _in_cache(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(hub_id, f), str) for f in files)
+
+
+def _reach(name: str) -> None:
+    """Ask the hub once, with a short limit, before a client that retries for minutes does."""
+    from huggingface_hub import constants
+
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answered; the client will say the rest
+    except OSError as error:
+        raise _missing(name, f"{constants.ENDPOINT} cannot be reached ({error})") from error
+
+
+def _missing(name: str, why: str) -> MissingAssetError:
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    hub = f"hub repository {cfg.hf_hub_id}" if cfg and cfg.hf_hub_id else "the hub"
+    return MissingAssetError(
+        f"weights of {name} cannot be loaded.\n"
+        f"  wanted: model.safetensors from {hub}\n"
+        f"  why not: {why}\n"
+        f"  a local file instead: backbone.weights=PATH (safetensors, .bin or .npz as timm reads "
+        f"it); without pretrained weights: backbone.init=random"
+    )

@@ -1,0 +1,274 @@
+"""Edits at a linear layer or another layer with a channel axis: y' = f(x, y).
+
+Shape legend: N rows (all leading axes flattened), I input width, O output width, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import noise
+from .base import Delta, Edit
+from .sites import ChannelSite, Handles, LinearSite, cast, seeded
+
+
+class LinearEdit(Edit):
+    """y' = f(x, y) at one linear layer, for all the roles that the layer plays.
+
+    Attributes:
+        sites: the roles edited; all share one ``module``.
+
+    """
+
+    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+        super().__init__(name)
+        self.sites = tuple(sites)
+        self.module_ref = [sites[0].module]  # in a list, so that it is no submodule
+
+    @property
+    def module(self) -> nn.Linear:
+        """The frozen layer."""
+        return self.module_ref[0]
+
+    def change(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the layer's new output from its input and its frozen output."""
+        raise TypeError(f"{type(self).__name__} has no formula")
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return plain (weight, bias) of a linear layer that computes the same function."""
+        raise TypeError(f"{type(self).__name__} cannot be merged")
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook the layer's output."""
+
+        def after(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return self.change(args[0], output)
+
+        handles.add(self.module.register_forward_hook(after))
+
+
+class LowRank(LinearEdit):
+    """LoRA: y' = y + s B A drop(x). Hu et al., arXiv 2106.09685, section 4.1.
+
+    ``s`` is alpha / rank, or alpha / sqrt(rank) with ``rslora`` (Kalajdzievski, arXiv 2312.03732).
+    A is Kaiming-uniform with a = sqrt(5), B zero, as in the authors' loralib.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sites: Sequence[LinearSite],
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(name, sites)
+        self.rank, self.dropout = rank, dropout
+        self.scale = alpha / (math.sqrt(rank) if rslora else rank)
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for site in self.sites:
+            a_RI = torch.empty(rank, site.in_features)
+            nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=seeded(generator))
+            self.a[site.role] = nn.Parameter(a_RI)
+            self.b[site.role] = nn.Parameter(torch.zeros(site.out_features, rank))
+
+    def update(self, x_NI: Tensor, y_NO: Tensor) -> Tensor:
+        """Return ``y + s B A x`` for flattened rows, touching only the rows of each role."""
+        site = self.sites[0]
+        if len(self.sites) == 1 and site.whole:
+            hidden_NR = x_NI @ cast(self.a[site.role], x_NI).t()
+            return torch.addmm(
+                y_NO, cast(hidden_NR, y_NO), cast(self.b[site.role], y_NO).t(), alpha=self.scale
+            )
+        stacked = torch.cat([self.a[s.role] for s in self.sites])
+        hidden = cast(x_NI @ cast(stacked, x_NI).t(), y_NO).split(self.rank, dim=1)
+        parts, at = [], 0
+        for s, h_NR in sorted(zip(self.sites, hidden, strict=True), key=lambda p: p[0].rows):
+            start, stop = s.rows
+            if start > at:
+                parts.append(y_NO[:, at:start])
+            b_OR = cast(self.b[s.role], y_NO)
+            parts.append(torch.addmm(y_NO[:, start:stop], h_NR, b_OR.t(), alpha=self.scale))
+            at = stop
+        if at < y_NO.shape[1]:
+            parts.append(y_NO[:, at:])
+        return torch.cat(parts, dim=1)
+
+    def change(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the low-rank update."""
+        x = noise.dropout(x, self.dropout, self.training, self.name)
+        return self.update(x.flatten(0, -2), y.flatten(0, -2)).view_as(y)
+
+    def weight_update(self) -> Tensor:
+        """Return s B A as a matrix (O, I) of the whole layer, fp32."""
+        update_OI = torch.zeros_like(self.module.weight, dtype=torch.float32)
+        for s in self.sites:
+            product = self.b[s.role].float() @ self.a[s.role].float()
+            update_OI[s.rows[0] : s.rows[1]] += self.scale * product
+        return update_OI
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return W + s B A."""
+        return weight_OI + self.weight_update(), bias_O
+
+
+class Dora(LowRank):
+    """DoRA: y' = (m / ||W + s B A||) (W x + s B A x) + b. Liu et al., arXiv 2402.09353, eq. 5.
+
+    The row norm is a constant of the backward pass (section 4.3). It is expanded as
+    ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>, so no dense W + s B A is formed in a step.
+    """
+
+    def __init__(self, name: str, sites: Sequence[LinearSite], **options: Any) -> None:
+        super().__init__(name, sites, **options)
+        self.m = nn.ParameterDict()
+        for s in self.sites:  # B is zero: ||W||, by the same sum as in a step, so the ratio is 1
+            self.m[s.role] = nn.Parameter(self.row_norm(s))
+
+    def row_norm(self, s: LinearSite) -> Tensor:
+        """Return ||W + s B A|| per output row of a role, (O,), no gradient."""
+        with torch.no_grad():
+            weight = self.module.weight[s.rows[0] : s.rows[1]].float()
+            a_RI, b_OR = self.a[s.role].float(), self.b[s.role].float()
+            cross_O = ((weight @ a_RI.t()) * b_OR).sum(1)
+            square_O = ((b_OR @ (a_RI @ a_RI.t())) * b_OR).sum(1)
+            total = weight.pow(2).sum(1) + 2 * self.scale * cross_O + self.scale**2 * square_O
+            return total.clamp_min(0).sqrt()
+
+    def gain(self) -> Tensor:
+        """Return m / ||W + s B A|| for every output row of the layer, 1 where no role is."""
+        pieces, at = [], 0
+        for s in sorted(self.sites, key=lambda p: p.rows):
+            if s.rows[0] > at:
+                pieces.append(self.m[s.role].new_ones(s.rows[0] - at))
+            pieces.append(self.m[s.role] / self.row_norm(s))
+            at = s.rows[1]
+        if at < self.module.out_features:
+            pieces.append(pieces[-1].new_ones(self.module.out_features - at))
+        return torch.cat(pieces)
+
+    def change(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scale the updated output by the ratio of magnitudes; the frozen bias is not scaled."""
+        gain_O = cast(self.gain(), y)
+        new = super().change(x, y)
+        if self.module.bias is None:
+            return new * gain_O
+        return new * gain_O + cast(self.module.bias, y) * (1 - gain_O)
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (m / norm) (W + s B A)."""
+        return self.gain()[:, None] * (weight_OI + self.weight_update()), bias_O
+
+
+class OutputScale(LinearEdit):
+    """IA3 on keys and values: y' = l * y, l starts at one. Liu et al., arXiv 2205.05638, sec. 3.3.
+
+    A fused layer is scaled in one multiplication, with ones on the rows of other roles.
+    """
+
+    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+        super().__init__(name, sites)
+        self.scale = nn.ParameterDict(
+            {s.role: nn.Parameter(torch.ones(s.out_features)) for s in sites}
+        )
+
+    def vector(self) -> Tensor:
+        """Return the scale of every output row of the layer, (O,)."""
+        pieces, at = [], 0
+        for s in sorted(self.sites, key=lambda p: p.rows):
+            if s.rows[0] > at:
+                pieces.append(self.scale[s.role].new_ones(s.rows[0] - at))
+            pieces.append(self.scale[s.role])
+            at = s.rows[1]
+        if at < self.module.out_features:
+            pieces.append(pieces[-1].new_ones(self.module.out_features - at))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def change(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scale the output."""
+        return y * cast(self.vector(), y)
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return diag(l) W and l b."""
+        scale_O = self.vector()
+        return scale_O[:, None] * weight_OI, None if bias_O is None else scale_O * bias_O
+
+
+class InputScale(LinearEdit):
+    """IA3 on the feed-forward activation: y' = W (l * x). Liu et al., arXiv 2205.05638, 3.3."""
+
+    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+        super().__init__(name, sites)
+        self.scale = nn.Parameter(torch.ones(self.module.in_features))
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook the layer's input."""
+
+        def before(_: nn.Module, args: tuple) -> tuple:
+            return (args[0] * cast(self.scale, args[0]), *args[1:])
+
+        handles.add(self.module.register_forward_pre_hook(before))
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return W diag(l)."""
+        return weight_OI * self.scale, bias_O
+
+
+class AddedBias(LinearEdit):
+    """A bias, zero at the start, for a linear layer that has none: y' = y + b."""
+
+    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+        super().__init__(name, sites)
+        self.bias = nn.Parameter(torch.zeros(self.module.out_features))
+
+    def change(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the bias."""
+        return y + cast(self.bias, y)
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the new bias."""
+        return weight_OI, self.bias if bias_O is None else bias_O + self.bias
+
+
+class ScaleShift(Edit):
+    """SSF: y' = gamma * y + beta on the channels. Lian et al., arXiv 2210.08823, eq. 2.
+
+    gamma is drawn from N(1, 0.02) and beta from N(0, 0.02), as in the authors' code.
+    """
+
+    identity = False
+
+    def __init__(
+        self, name: str, site: ChannelSite, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(name)
+        self.site = site
+        g = seeded(generator)
+        self.gamma = nn.Parameter(1 + 0.02 * torch.randn(site.features, generator=g))
+        self.beta = nn.Parameter(0.02 * torch.randn(site.features, generator=g))
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook the layer's output."""
+        handles.add(self.site.output.edit(self.change))
+
+    def change(self, y: Tensor) -> Tensor:
+        """Scale and shift the channels (last axis)."""
+        return torch.addcmul(cast(self.beta, y), y, cast(self.gamma, y))
+
+    @property
+    def module(self) -> nn.Module:
+        """The frozen layer."""
+        return self.site.module
+
+    def merged(self, weight: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (gamma * weight, gamma * bias + beta) for a weight whose first axis is O."""
+        gamma = self.gamma.view(-1, *[1] * (weight.dim() - 1))
+        bias = self.beta if bias_O is None else self.gamma * bias_O + self.beta
+        return gamma * weight, bias

@@ -1,0 +1,119 @@
+"""Edits around a frozen operation: y' = f(op, x). U-Tuning, arXiv 2303.00690: OP(x) + tuner(x).
+
+Shape legend: B batch, T tokens, D width, R bottleneck width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Delta, Edit
+from .sites import Handles, OpSite, TensorRef, cast, seeded
+
+Activation = Literal["gelu", "relu", "silu"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class Bottleneck(nn.Module):
+    """A(x) = s (W_up act(W_down x + b_down) + b_up). Houlsby et al., arXiv 1902.00751, sec. 2.1.
+
+    Args:
+        width: D.
+        hidden: R.
+        scale: s, fixed.
+        init: ``houlsby`` (down N(0, 0.02) truncated, up zero: no effect at the start),
+            ``lora`` (down Kaiming-uniform a = sqrt(5), up zero; AdaptFormer's rule),
+            ``small`` (both truncated normal 0.02, biases zero; GIST's release).
+
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        scale: float = 1.0,
+        activation: Activation = "gelu",
+        init: Literal["houlsby", "lora", "small"] = "houlsby",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        g = seeded(generator)
+        self.scale, self.activation = scale, activation
+        down = torch.empty(hidden, width)
+        up = torch.zeros(width, hidden)
+        if init == "lora":
+            nn.init.kaiming_uniform_(down, a=5**0.5, generator=g)
+        else:
+            nn.init.trunc_normal_(down, std=0.02, generator=g)
+        if init == "small":
+            nn.init.trunc_normal_(up, std=0.02, generator=g)
+        self.down_weight, self.up_weight = nn.Parameter(down), nn.Parameter(up)
+        self.down_bias = nn.Parameter(torch.zeros(hidden))
+        self.up_bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the tuner's output, same shape as the input."""
+        h_BTR = F.linear(x_BTD, cast(self.down_weight, x_BTD), cast(self.down_bias, x_BTD))
+        h_BTR = ACTIVATIONS[self.activation](h_BTR)
+        bias_D = self.up_bias
+        if self.scale != 1.0:  # on the narrow side, where it costs least
+            h_BTR, bias_D = h_BTR * self.scale, bias_D * self.scale
+        return F.linear(h_BTR, cast(self.up_weight, h_BTR), cast(bias_D, h_BTR))
+
+
+class OpEdit(Edit):
+    """Adds a tuner's output to an operation's output, at one or several operations.
+
+    Args:
+        name: unique name.
+        sites: the operations; more than one shares the tuner's weights.
+        tuner: module (B, T, D) -> (B, T, D).
+        reads: ``output`` (sequential: y + tuner(y)), ``stream`` (parallel, the residual stream
+            before the norm) or ``input`` (parallel, what the operation reads).
+        identity: whether the tuner's output is zero at the start.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sites: Sequence[OpSite],
+        tuner: nn.Module,
+        reads: Literal["output", "stream", "input"],
+        identity: bool = True,
+    ) -> None:
+        super().__init__(name)
+        self.sites, self.reads, self.identity = tuple(sites), reads, identity
+        self.tuner = tuner
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook each operation's output, and the tensor that the tuner reads."""
+        for site in self.sites:
+            if self.reads == "output":
+                handles.add(site.output.edit(self.sequential))
+            else:
+                source = site.stream if self.reads == "stream" else site.input
+                self._parallel(source, site.output, handles)
+
+    def sequential(self, y_BTD: Tensor) -> Tensor:
+        """Return y + tuner(y)."""
+        return y_BTD + cast(self.tuner(y_BTD), y_BTD)
+
+    def _parallel(self, source: TensorRef, output: TensorRef, handles: Handles) -> None:
+        seen: list[Tensor] = []
+
+        def add(y_BTD: Tensor) -> Tensor:
+            return y_BTD + cast(self.tuner(seen.pop()), y_BTD)
+
+        handles.add(source.watch(seen.append))
+        handles.add(output.edit(add))
+        handles.add(seen.clear)

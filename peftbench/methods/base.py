@@ -1,0 +1,107 @@
+"""What a PEFT method is: which edits, where, plus hooks with ordinary defaults.
+
+Shape legend: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.anatomy import Anatomy
+from ..edits.base import Delta, Edit
+from ..errors import IncompatibleError
+
+Criterion = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: (B, C), or (B, T, V) from a language-model head.
+        extra: logits read from other tokens, by name, (B, C) each.
+
+    """
+
+    logits: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ParamGroup:
+    """Parameters that share multipliers of the trainer's learning rate and weight decay."""
+
+    params: dict[str, nn.Parameter]
+    lr: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method over a frozen network. Subclasses are frozen dataclasses, one small file each.
+
+    Attributes:
+        refused: family -> reason, for families where the method has no meaning.
+        readouts: name -> ``shared`` or ``separate``: which head reads tokens handed out by edits.
+
+    """
+
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
+        """Return what is added to the network, and where. Pure construction.
+
+        Args:
+            anatomy: where things are.
+            generator: the random stream of initial values.
+
+        """
+        return []
+
+    def readouts(self) -> Mapping[str, str]:
+        """Return the names of extra logits and the head that makes them."""
+        return {}
+
+    def losses(self, output: Output, criterion: Criterion) -> dict[str, Tensor]:
+        """Return named loss terms per sample, (B,) each, already weighted; their sum is minimised.
+
+        Args:
+            output: of the forward pass.
+            criterion: the task's loss, logits -> (B,).
+
+        """
+        return {"task": criterion(output.logits)}
+
+    def scores(self, output: Output) -> Tensor:
+        """Return the scores by which the network predicts, (B, C)."""
+        return output.logits
+
+    def param_groups(self, delta: Delta, heads: nn.Module) -> list[ParamGroup]:
+        """Return groups with multipliers; together they hold every trainable tensor once."""
+        params = {f"delta.{n}": p for n, p in delta.named_parameters()}
+        params.update({f"heads.{n}": p for n, p in heads.named_parameters()})
+        return [ParamGroup(params)]
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Refuse a network on which the method has no meaning, with the reason.
+
+        Raises:
+            IncompatibleError: the family is refused.
+
+        """
+        reason = self.refused.get(anatomy.family)
+        if reason:
+            raise IncompatibleError(
+                f"method {type(self).__name__} has no meaning on {anatomy.family}: {reason}"
+            )
+
+    def plan(self, anatomy: Anatomy, generator: torch.Generator) -> Delta:
+        """Check the network and return the delta of this method over it, not yet attached."""
+        self.check(anatomy)
+        return Delta(self.edits(anatomy, generator))

@@ -1,0 +1,37 @@
+"""IA3: learned scales on keys, values and the feed-forward activation. Liu et al., 2205.05638."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..backbones.anatomy import Anatomy
+from ..edits import Edit, InputScale, OutputScale
+from .base import Method
+from .checks import layer_name
+
+
+@dataclass(frozen=True)
+class IA3(Method):
+    """k' = l_k k, v' = l_v v, W_down (l_ff h). All scales start at one.
+
+    Attributes:
+        outputs: roles whose output is scaled; cross-attention included.
+        inputs: roles whose input is scaled.
+
+    """
+
+    outputs: tuple[str, ...] = ("k", "v")
+    inputs: tuple[str, ...] = ("down",)
+
+    def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
+        """One edit per scaled layer."""
+        found: list[Edit] = []
+        if self.outputs:
+            for sites in anatomy.linears(self.outputs):
+                found.append(OutputScale(layer_name(sites), sites))
+        if self.inputs:
+            for sites in anatomy.linears(self.inputs):
+                found.append(InputScale(layer_name(sites) + "/input", sites))
+        return found

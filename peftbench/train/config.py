@@ -1,0 +1,86 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a model trains. Learning rates are per optimiser step, weight decay is decoupled.
+
+    Attributes:
+        epochs: passes over the split.
+        max_steps: stop after so many optimiser steps; None: no limit.
+        batch_size: samples per optimiser step over all processes.
+        accumulate: a batch is computed in so many parts per process.
+        eval_batch_size: samples at a time when nothing is kept for a backward pass.
+        drop_last: drop the last, smaller batch of an epoch.
+        optimizer: adamw or sgd.
+        lr: peak learning rate.
+        weight_decay: decoupled (AdamW) or coupled (SGD, as torch has it).
+        decay: ``matrices`` decays tensors with more than one axis, ``all`` everything.
+        betas: of AdamW.
+        momentum: of SGD.
+        schedule: timm's cosine, or constant (after the warm-up).
+        schedule_per: the learning rate moves per epoch (timm's habit) or per step.
+        warmup_epochs: linear rise, counted inside the epochs.
+        warmup_lr: where it rises from.
+        min_lr: floor of the cosine.
+        grad_clip: largest gradient norm; None: no clipping.
+        label_smoothing: of the task's cross entropy.
+        precision: fp32, or autocast to bf16 or fp16.
+        checkpointing: recompute blocks in the backward pass.
+        compile: torch.compile of the whole model as one graph.
+        cache_features: compute features once where nothing changes them; exact.
+        device: auto, cpu, cuda or cuda:N.
+        log_every: steps between lines of the training log.
+        save_every_s: seconds between saved states.
+
+    """
+
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    eval_batch_size: int = 128
+    drop_last: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    decay: Literal["matrices", "all"] = "matrices"
+    betas: tuple[float, ...] = (0.9, 0.999)
+    momentum: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_per: Literal["epoch", "step"] = "step"
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-7
+    min_lr: float = 1e-8
+    grad_clip: float | None = None
+    label_smoothing: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpointing: bool = False
+    compile: bool = False
+    cache_features: bool = True
+    device: str = "auto"
+    log_every: int = 10
+    save_every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name}: {getattr(self, name)} must be at least 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"trainer.max_steps: {self.max_steps} must be at least 1, or null")
+        for name in ("lr", "weight_decay", "warmup_lr", "min_lr", "momentum", "save_every_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"trainer.{name}: {getattr(self, name)} must not be negative")
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"trainer.betas: {list(self.betas)} must be two numbers in [0, 1)")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"trainer.label_smoothing: {self.label_smoothing} not in [0, 1)")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ConfigError(f"trainer.grad_clip: {self.grad_clip} must be above 0, or null")

@@ -1,0 +1,40 @@
+"""Floating-point operations of a training step, by torch's own counter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from .loop import Fitter
+
+
+def count_step(fitter: Fitter) -> float:
+    """Return FLOPs of one forward and backward pass over a full global batch.
+
+    One pass over one sample is run eagerly, counted and thrown away; no parameter, gradient or
+    random stream is changed. Zero where features are cached: such steps hold only the head.
+    """
+    model = fitter.model
+    batch = fitter.split.take(fitter.batch_index(0, 0)[:1].to(fitter.split.labels.device))
+    devices: list[int] = []
+    with torch.random.fork_rng(devices=devices), FlopCounterMode(display=False) as counter:
+        if fitter.cache is not None:
+            with torch.no_grad():
+                features = model.features(fitter.inputs(batch))
+            counter.flop_counts.clear()
+            output = model.classify(features)
+        else:
+            output = model.forward(fitter.inputs(batch))
+
+        def criterion(logits: torch.Tensor) -> torch.Tensor:
+            return fitter.task.per_sample_loss(logits.float(), batch.labels, 0.0)
+
+        losses = model.method.losses(output, criterion)
+        torch.stack([term.sum() for term in losses.values()]).sum().backward()
+    for parameter in fitter.params.values():
+        parameter.grad = None
+    rows = min(fitter.cfg.batch_size, len(fitter.split))
+    return float(counter.get_total_flops() * rows)

@@ -1,0 +1,187 @@
+"""The network that trains: frozen base, delta and heads in one module.
+
+Shape legend: B batch, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..backbones.backbone import Backbone
+from ..edits.noise import stream_seed
+from ..edits.sites import Handles, wrap_forward
+from ..errors import ConfigError, IncompatibleError
+from ..methods.base import Method, Output
+
+MAIN = "main"
+
+
+class Adapted(nn.Module):
+    """A frozen network with a method's delta attached, and classifier heads where there are any.
+
+    Args:
+        backbone: the frozen network.
+        method: what is added.
+        classes: C; None uses the network's own language-model head.
+        seed: of all initial values.
+
+    Raises:
+        IncompatibleError: the method has no meaning on the network.
+
+    """
+
+    def __init__(
+        self, backbone: Backbone, method: Method, classes: int | None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.backbone, self.method = backbone, method
+        self.base = backbone.model
+        anatomy = backbone.anatomy
+        generator = torch.Generator().manual_seed(stream_seed(seed, "init"))
+        self.delta = method.plan(anatomy, generator)
+        self.heads = nn.ModuleDict()
+        if classes is None:
+            if anatomy.logits is None:
+                raise IncompatibleError(f"{backbone.name} has no language-model head")
+            if method.readouts():
+                raise IncompatibleError(f"{type(method).__name__} needs a classifier head")
+        else:
+            separate = [n for n, kind in method.readouts().items() if kind == "separate"]
+            for name in [MAIN, *separate]:
+                stream = torch.Generator().manual_seed(stream_seed(seed, "head", name))
+                self.heads[name] = new_head(anatomy.width, classes, stream)
+        if not self.trainable():
+            raise IncompatibleError(
+                f"method {type(method).__name__} trains nothing but a classifier head, and "
+                f"{backbone.name} is used with its own language-model head"
+            )
+        self._checkpointing = Handles()
+        self.delta.attach()
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], context: Mapping[str, Tensor] | None = None
+    ) -> Output:
+        """Return logits and extra logits.
+
+        Args:
+            inputs: what the network takes: normalised images, or ids and mask.
+            context: tensors that edits read, such as context ids per token.
+
+        """
+        anatomy, delta = self.backbone.anatomy, self.delta
+        delta.taps.clear()
+        delta.context.clear()
+        if context:
+            delta.context.update(context)
+        if MAIN not in self.heads:
+            assert anatomy.logits is not None
+            return Output(anatomy.logits(self.base, inputs))
+        pooled_BD = anatomy.features(self.base, inputs)
+        extra: dict[str, Tensor] = {}
+        for name, kind in self.method.readouts().items():
+            if name in delta.taps:
+                token_BD = anatomy.read_token(self.base, delta.taps.pop(name))
+                extra[name] = self._head(name if kind == "separate" else MAIN, token_BD)
+        return Output(self._head(MAIN, pooled_BD), extra)
+
+    def classify(self, features_BD: Tensor) -> Output:
+        """Return logits from features that were computed before (no edit is in the way)."""
+        return Output(self._head(MAIN, features_BD))
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return pooled features (B, D)."""
+        return self.backbone.anatomy.features(self.base, inputs)
+
+    def _head(self, name: str, features_BD: Tensor) -> Tensor:
+        head = self.heads[name]
+        return head(features_BD.to(head.weight.dtype))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return every tensor that trains, by name."""
+        found = {f"delta.{n}": p for n, p in self.delta.named_parameters()}
+        found.update({f"heads.{n}": p for n, p in self.heads.named_parameters()})
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the artefact stores: delta (with buffers) and heads, by name."""
+        found = {f"delta.{n}": t for n, t in self.delta.tensors().items()}
+        found.update({f"heads.{n}": t.detach() for n, t in self.heads.state_dict().items()})
+        return found
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`tensors` returned.
+
+        Raises:
+            ConfigError: a name is missing, unexpected, or has another shape.
+
+        """
+        mine = self.tensors()
+        for name in sorted(mine.keys() | tensors.keys()):
+            if name not in tensors or name not in mine:
+                side = "lacks" if name not in tensors else "has the unknown"
+                raise ConfigError(f"the stored adapter {side} tensor '{name}'")
+            if tensors[name].shape != mine[name].shape:
+                raise ConfigError(
+                    f"tensor '{name}' is {tuple(tensors[name].shape)} in the stored adapter and "
+                    f"{tuple(mine[name].shape)} here"
+                )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                mine[name].copy_(tensor)
+        self.delta.sync()
+
+    def counts(self) -> dict[str, int]:
+        """Return numbers of trainable (method), head and all parameters."""
+        head = sum(p.numel() for p in self.heads.parameters())
+        trainable = self.delta.parameter_count()
+        added = trainable if self.delta.attached else 0
+        base = {id(p): p.numel() for p in self.base.parameters()}
+        swapped = sum(base.get(id(p), 0) for p in self.delta.parameters())
+        return {
+            "trainable": trainable,
+            "head": head,
+            "total": sum(base.values()) + added - swapped + head,
+        }
+
+    def checkpointing(self, on: bool) -> None:
+        """Recompute each block in the backward pass (non-reentrant) instead of keeping it."""
+        self._checkpointing.remove()
+        if on:
+            for block in self.backbone.anatomy.blocks:
+                self._checkpointing.add(wrap_forward(block.module, _recomputed))
+
+    def release(self) -> Backbone:
+        """Take everything out of the network and give it back as it was."""
+        self._checkpointing.remove()
+        self.delta.detach()
+        return self.backbone
+
+    def stochastic(self) -> bool:
+        """Whether the frozen network draws random numbers in training mode."""
+        for module in self.base.modules():
+            rate = getattr(module, "p", None) if isinstance(module, nn.Dropout) else None
+            rate = getattr(module, "drop_prob", rate)
+            if isinstance(rate, float) and rate > 0:
+                return True
+        config = getattr(self.base, "config", None)
+        names = ("attention_dropout", "dropout_rate", "attention_probs_dropout_prob")
+        return any(getattr(config, name, 0.0) for name in names)
+
+
+def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+
+
+def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """Return a classifier head: truncated normal weights (std 0.02), zero bias."""
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,68 @@
+"""Optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from ..methods.base import ParamGroup
+from .config import Trainer
+
+
+def make_optimizer(groups: Sequence[ParamGroup], cfg: Trainer) -> torch.optim.Optimizer:
+    """Return the optimiser. Each group is cut in two by whether its tensors are decayed."""
+    cuts = []
+    for group in groups:
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in group.params.values():
+            matrix = parameter.dim() > 1 or cfg.decay == "all"
+            (decayed if matrix else plain).append(parameter)
+        for params, decay in ((decayed, cfg.weight_decay * group.weight_decay), (plain, 0.0)):
+            if params:
+                cuts.append({"params": params, "lr": cfg.lr * group.lr, "weight_decay": decay})
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(cuts, lr=cfg.lr, momentum=cfg.momentum)
+    betas = (cfg.betas[0], cfg.betas[1])
+    return torch.optim.AdamW(cuts, lr=cfg.lr, betas=betas)
+
+
+class Schedule:
+    """The learning rate as a pure function of the step: timm's cosine with linear warm-up.
+
+    With ``schedule_per=epoch`` the rate moves at the start of each epoch, t = epoch; with ``step``
+    t is the step, and lengths are epochs times steps per epoch. In the warm-up
+    lr(t) = warmup_lr + t (lr - warmup_lr) / warmup; after it, with no restart of the phase,
+    lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / total)) / 2.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, cfg: Trainer, steps_per_epoch: int
+    ) -> None:
+        self.optimizer, self.cfg, self.steps_per_epoch = optimizer, cfg, steps_per_epoch
+        self.by_step = cfg.schedule_per == "step"
+        unit = steps_per_epoch if self.by_step else 1
+        warmup = min(cfg.warmup_epochs, cfg.epochs) * unit
+        self.warmup = warmup
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.cosine = CosineLRScheduler(
+            optimizer,
+            t_initial=cfg.epochs * unit,
+            lr_min=cfg.min_lr,
+            warmup_t=warmup,
+            warmup_lr_init=cfg.warmup_lr,
+            t_in_epochs=True,
+        )
+
+    def set(self, step: int) -> float:
+        """Set the learning rate for optimiser step ``step`` (from 0); return the first group's."""
+        t = step if self.by_step else step // self.steps_per_epoch
+        if self.cfg.schedule == "constant" and t >= self.warmup:
+            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+                group["lr"] = peak
+        else:
+            self.cosine.step(t)
+        return float(self.optimizer.param_groups[0]["lr"])
