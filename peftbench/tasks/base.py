@@ -26,6 +26,24 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+class DataSpec(ABC):
+    """Settings that name a task; small, and built before anything is read."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    @abstractmethod
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the data's manifest; known without reading the data."""
+
+    @abstractmethod
+    def load(self) -> Task:
+        """Return the task with its data."""
+
+
 class Task(ABC):
     """Data, loss and metrics of one problem; the test split stays closed until it is opened.
 
@@ -37,6 +55,7 @@ class Task(ABC):
         manifest: what the data is and the checksum of every split.
         manifest_sha256: SHA-256 of the manifest, part of a run's identity.
         test_reads: how many times the test split was opened.
+
     """
 
     kind: str
@@ -53,6 +72,7 @@ class Task(ABC):
 
         Raises:
             ValueError: a split is missing, or a sample id occurs in two splits.
+
         """
         if set(splits) != set(SPLITS):
             raise ValueError(f"task '{name}' needs the splits {SPLITS}, got {sorted(splits)}")
@@ -75,6 +95,7 @@ class Task(ABC):
         Raises:
             ClosedSplitError: the test split, before :meth:`open_test`.
             ConfigError: no split has this name.
+
         """
         if name not in self._splits:
             raise unknown(f"split of task '{self.name}'", name, SPLITS)
@@ -115,6 +136,7 @@ class Classification(Task):
 
         Raises:
             ValueError: there are no samples, or the lengths differ.
+
         """
         if len(labels) == 0 or len(labels) != len(logits):
             raise ValueError(f"metrics of {len(logits)} outputs and {len(labels)} labels")

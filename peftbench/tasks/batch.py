@@ -19,6 +19,7 @@ class Batch:
         inputs: raw tensors by name, first dimension B, for example ``{"image": uint8 (B,3,H,W)}``.
         labels: (B,) int64 class indices.
         ids: (B,) int64 sample ids, unique in the task over all splits.
+
     """
 
     inputs: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Split:
         inputs: raw tensors by name, first dimension N.
         labels: (N,) int64 class indices.
         ids: (N,) int64 sample ids, unique in the task over all splits.
+
     """
 
     name: str
@@ -81,6 +83,7 @@ class Split:
 
         Raises:
             ValueError: no splits, different input names, or a sample id that occurs twice.
+
         """
         if not splits:
             raise ValueError(f"cannot build split '{name}' from no splits")

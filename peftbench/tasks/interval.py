@@ -15,6 +15,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
     Raises:
         ValueError: ``n`` < 1, or ``correct`` outside 0..n.
+
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"no interval for {correct} correct out of {n}")

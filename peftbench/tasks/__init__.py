@@ -1,0 +1,18 @@
+"""Tasks: data, loss, metrics and splits."""
+
+from .base import Classification, DataSpec, Task
+from .batch import Batch, Split
+from .interval import wilson
+from .pocket import PocketVision
+from .suite import Suite
+
+__all__ = [
+    "Batch",
+    "Classification",
+    "DataSpec",
+    "PocketVision",
+    "Split",
+    "Suite",
+    "Task",
+    "wilson",
+]
