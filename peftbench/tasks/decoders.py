@@ -72,7 +72,8 @@ def cifar10_photos(folder: Path | None) -> Decoded:
     content = json.loads(_file(folder, "task.json").read_text(encoding="utf-8"))
     examples = content["examples"]
     names = tuple(examples[0]["target_scores"])
-    images, labels = [], []
+    images: list[Bytes] = []
+    labels: list[int] = []
     for example in examples:
         scores = example["target_scores"]
         right = [name for name, score in scores.items() if score == 1]
