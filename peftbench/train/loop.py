@@ -137,6 +137,7 @@ class Fitter:
         self.step = 0
         self.report = FitReport()
         self.info: dict[str, Any] = {}
+        self.extra_tensors: dict[str, Tensor] = {}
         self.cache = FeatureCache() if cfg.cache_features and cacheable(model) else None
         self._prepare()
         self._saved_at = time.monotonic()
@@ -164,7 +165,6 @@ class Fitter:
         if scaler is not None and "scaler" in state.info:
             scaler.load_state_dict(state.info["scaler"])
         self.step = state.step
-        self.info = dict(state.info.get("extra", {}))
         for name, value in state.info["report"].items():
             setattr(self.report, name, value)
 
@@ -173,6 +173,7 @@ class Fitter:
         if self.folder is not None and self.accelerator.is_main_process:
             tensors = dict(self.model.tensors())
             tensors.update(states.pack_optimizer(self.optimizer, self.names))
+            tensors.update(self.extra_tensors)
             info: dict[str, Any] = {"extra": self.info, "report": vars(self.report)}
             if self.accelerator.scaler is not None:
                 info["scaler"] = self.accelerator.scaler.state_dict()

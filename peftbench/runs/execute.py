@@ -1,0 +1,325 @@
+"""One run from settings to result: fits under the protocol, evaluation, artefact, costs.
+
+A run is one or two fits (phases). Steps are counted through both in ``metrics.jsonl``. Everything
+that a finished phase found out travels in the saved state, so a killed run loses no figure.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..backbones.backbone import Backbone
+from ..errors import ConfigError
+from ..tasks.batch import Split
+from ..tasks.interval import wilson
+from ..train import state as states
+from ..train.artefact import save_adapter
+from ..train.engine import device_name, make_accelerator, peak_memory, reset_peak_memory
+from ..train.evaluate import Evaluation
+from ..train.loop import FitReport, Fitter, Hooks
+from ..train.model import Adapted
+from . import trackers
+from .environment import environment
+from .process import is_main, warn
+from .progress import Progress
+from .settings import Protocol, Settings
+from .store import MetricsLog, RunDir
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One fit: on which splits, and which split is scored after every epoch."""
+
+    name: str
+    fit: tuple[str, ...]
+    watch: str | None
+
+
+def phases(protocol: Protocol) -> list[Phase]:
+    """Return the fits that a protocol asks for."""
+    if protocol.select == "best_test":
+        return [Phase("fit", ("train", "val"), "test")]
+    first = Phase("select", ("train",), "val")
+    return [first, Phase("final", ("train", "val"), None)] if protocol.final_fit else [first]
+
+
+def execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
+    """Train, evaluate and store one run; return the content of ``result.json``.
+
+    Raises:
+        Interrupted: the run was told to stop; its state is written.
+
+    """
+    return _Execution(settings, run_dir).result()
+
+
+_resident: dict[str, Backbone] = {}
+
+
+def resident_backbone(settings: Settings) -> Backbone:
+    """Return the backbone, loaded once for all runs of this process that use it."""
+    key = json.dumps(settings.plain["backbone"], sort_keys=True, default=str)
+    if key not in _resident:
+        _resident.clear()  # one at a time: networks are large
+        _resident[key] = settings.backbone.load()
+    return _resident[key]
+
+
+class _Execution:
+    """The course of one run."""
+
+    def __init__(self, settings: Settings, run_dir: RunDir) -> None:
+        self.settings, self.run_dir = settings, run_dir
+        self.protocol: Protocol = settings.protocol
+        self.accelerator: Accelerator = make_accelerator(settings.trainer)
+        reset_peak_memory(self.accelerator.device)
+        self.task = settings.data.load()
+        self.backbone = resident_backbone(settings)
+        self.base_sha256 = self.backbone.sha256
+        self.log = MetricsLog(run_dir.metrics) if is_main() else None
+        self.tracker = trackers.make(settings.tracker)
+        self.phases = phases(self.protocol)
+        self.found: dict[str, Any] = {"metrics": {}, "reports": [], "eval_s": 0.0}
+        self.started = time.monotonic()
+        self.stop = threading.Event()
+        self.offset = 0
+        self.best: dict[str, Tensor] = {}
+
+    def result(self) -> dict[str, Any]:
+        state = self._saved_state()
+        first = state.phase if state else 0
+        summary: dict[str, Any] = {}
+        self.tracker.start(self.run_dir.run_id, self.settings.plain, self.run_dir.path)
+        try:
+            with _flagged(self.stop):
+                for number in range(first, len(self.phases)):
+                    model = self._fit(number, state if number == first else None)
+                    if number + 1 < len(self.phases):
+                        model.release()
+                summary = self._finish(model)
+            return summary
+        finally:
+            self.tracker.finish(summary)
+            if self.log is not None:
+                self.log.close()
+
+    def _saved_state(self) -> states.State | None:
+        state, problems = states.load(self.run_dir.state)
+        for problem in problems:
+            warn(f"{problem}; an earlier state is used, or the run starts anew")
+        if state is not None:
+            self.found = state.info["extra"]["found"]
+            self.offset = state.info["extra"]["offset"]
+        if self.log is not None:
+            self.log.truncate_after(-1 if state is None else self.offset + state.step)
+        return state
+
+    def _fit(self, number: int, state: states.State | None) -> Adapted:
+        settings, phase = self.settings, self.phases[number]
+        model = Adapted(self.backbone, settings.method, len(self.task.labels), settings.seed)
+        parts = [self.task.split(name) for name in phase.fit]
+        split = parts[0] if len(parts) == 1 else Split.concat("+".join(phase.fit), parts)
+        fitter = Fitter(
+            model,
+            self.task,
+            split,
+            self.backbone.preprocess,
+            settings.trainer,
+            settings.seed,
+            self.accelerator,
+            folder=self.run_dir.state,
+            phase=number,
+        )
+        if number > 0 and "stop_epoch" in self.found:
+            limit = self.found["stop_epoch"] * fitter.steps_per_epoch
+            fitter.total_steps = min(fitter.total_steps, limit)
+        if state is not None:
+            self.best = _best_of(state)
+            state.tensors = {k: v for k, v in state.tensors.items() if not k.startswith("best.")}
+            fitter.resume(state)
+        fitter.info = {"found": self.found, "offset": self.offset}
+        fitter.extra_tensors = self.best
+        if state is None and number > 0:
+            fitter.save()
+        with Progress(self._all_steps(fitter, number), done=self.offset + fitter.step) as bar:
+            fitter.hooks = self._hooks(phase, bar)
+            report = fitter.run()
+        self._close_phase(fitter, report, phase, number)
+        return model
+
+    def _all_steps(self, fitter: Fitter, number: int) -> int:
+        later = len(self.phases) - number - 1
+        return self.offset + fitter.total_steps * (1 + later)
+
+    def _hooks(self, phase: Phase, bar: Progress) -> Hooks:
+        batch = self.settings.trainer.batch_size
+
+        def log(step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+            self._log(step, epoch, split, values)
+
+        def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
+            bar.update(1, batch, {"loss": values["loss"]})
+
+        def epoch_end(fitter: Fitter, epoch: int, step: int) -> None:
+            if phase.watch is not None:
+                self._watch(fitter, phase.watch, epoch, step)
+
+        return Hooks(log, progress, epoch_end, self.stop.is_set, warn)
+
+    def _log(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        if self.log is not None:
+            seconds = time.monotonic() - self.started
+            self.log.log(self.offset + step, epoch, split, values, seconds)
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        self.tracker.log(self.offset + step, named)
+
+    def _watch(self, fitter: Fitter, name: str, epoch: int, step: int) -> None:
+        """Score a split after an epoch, and remember the best epoch where one is chosen."""
+        scored = self._score(fitter, name)
+        self._log(step, epoch, name, scored.metrics)
+        self.found["metrics"][name] = scored.metrics
+        if self.protocol.select == "last":
+            return
+        value = scored.metrics[self.task.primary]
+        if value > self.found.get("best", {}).get("value", float("-inf")):
+            self.found["best"] = {"value": value, "epoch": epoch, "metrics": scored.metrics}
+            self.best.clear()
+            tensors = fitter.model.tensors()
+            self.best.update({f"best.{n}": t.clone() for n, t in tensors.items()})
+
+    def _score(self, fitter: Fitter, name: str) -> Evaluation:
+        if name == "test":
+            self.task.open_test()
+            self.found["test_reads"] = self.found.get("test_reads", 0) + 1
+        scored = fitter.evaluate(self.task.split(name))
+        self.found["eval_s"] += scored.seconds
+        return scored
+
+    def _close_phase(self, fitter: Fitter, report: FitReport, phase: Phase, number: int) -> None:
+        self.found["reports"].append({"phase": phase.name, "fit": list(phase.fit), **vars(report)})
+        best = self.found.get("best")
+        if self.best and best:
+            fitter.model.load_tensors({n.removeprefix("best."): t for n, t in self.best.items()})
+            self.found["stop_epoch"] = best["epoch"] + 1
+            self.found["metrics"][phase.watch] = best["metrics"]
+        if number + 1 == len(self.phases) and phase.watch != "test":
+            scored = self._score(fitter, "test")
+            self._log(report.steps, fitter.cfg.epochs, "test", scored.metrics)
+            self.found["metrics"]["test"] = scored.metrics
+        self.offset += report.steps
+
+    def _finish(self, model: Adapted) -> dict[str, Any]:
+        settings, task = self.settings, self.task
+        counts = model.counts()
+        size = 0
+        if is_main():
+            size = save_adapter(
+                self.run_dir.adapter, model, self.base_sha256, task.labels, task.name
+            )
+        model.release()
+        metrics = self.found["metrics"]
+        value = metrics["test"][task.primary]
+        manifest = {**task.manifest, "sha256": task.manifest_sha256}
+        counted = {name: manifest["splits"][name]["count"] for name in metrics}
+        intervals = {
+            name: {"accuracy": list(wilson(round(m["accuracy"] * counted[name]), counted[name]))}
+            for name, m in metrics.items()
+            if "accuracy" in m
+        }
+        if task.primary not in intervals.get("test", {}):
+            raise ConfigError(f"task '{task.name}': no interval is known for '{task.primary}'")
+        return {
+            "schema_version": SCHEMA,
+            "run_id": self.run_dir.run_id,
+            "status": "finished",
+            "method": settings.names["method"],
+            "backbone": settings.names["backbone"],
+            "backbone_source": self.backbone.source,
+            "backbone_sha256": self.base_sha256,
+            "data": settings.names["data"],
+            "task": task.name,
+            "seed": settings.seed,
+            "protocol": self.protocol.name,
+            "selection": self._selection(),
+            "metrics": metrics,
+            "intervals": intervals,
+            "primary": {
+                "name": task.primary,
+                "value": value,
+                "split": "test",
+                "ci95": intervals["test"][task.primary],
+                "interval": "Wilson, binomial, one seed",
+            },
+            "params": counts,
+            "artefact_bytes": size,
+            "cost": self._cost(),
+            "environment": environment(device_name(self.accelerator), settings.trainer.precision),
+            "data_manifest": manifest,
+        }
+
+    def _selection(self) -> dict[str, Any]:
+        label = {
+            "last": "last epoch",
+            "best_val": "best epoch on val",
+            "best_test": "best epoch on test",
+        }[self.protocol.select]
+        return {
+            "rule": label,
+            "epoch": self.found.get("best", {}).get("epoch"),
+            "phases": [{"name": p.name, "fit": list(p.fit)} for p in self.phases],
+            "test_reads": self.found["test_reads"],
+            "test_opened": "after every epoch"
+            if self.protocol.select == "best_test"
+            else f"once, after phase '{self.phases[-1].name}'",
+        }
+
+    def _cost(self) -> dict[str, Any]:
+        reports = self.found["reports"]
+        steps = [s for r in reports for s in r["step_seconds"]]
+        seconds = sum(r["seconds"] for r in reports)
+        return {
+            "train_s": seconds,
+            "eval_s": self.found["eval_s"],
+            "step_ms_median": 1e3 * statistics.median(steps),
+            "samples_per_s": sum(r["samples"] for r in reports) / seconds,
+            "train_flops": sum(r["step_flops"] * r["steps"] for r in reports),
+            "peak_memory_bytes": peak_memory(self.accelerator.device),
+            "steps": len(steps),
+        }
+
+
+def _best_of(state: states.State) -> dict[str, Tensor]:
+    return {k: v for k, v in state.tensors.items() if k.startswith("best.")}
+
+
+@contextmanager
+def _flagged(stop: threading.Event) -> Iterator[None]:
+    """Turn SIGTERM and SIGUSR1 into a flag that training looks at after every step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_flag(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    kinds = (signal.SIGTERM, signal.SIGUSR1)
+    before = {kind: signal.signal(kind, raise_flag) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
