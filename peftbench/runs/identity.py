@@ -19,10 +19,8 @@ VOLATILE: Mapping[str, str] = {
     "tracker": "figures are copied there, none is read back",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
     "trainer.log_every": "how often figures are written down",
-    "trainer.progress": "what the terminal shows",
     "trainer.save_every_s": "how often state is saved; a resumed run equals an unbroken one",
     "trainer.eval_batch_size": "every sample is evaluated on its own",
-    "data.root": "where the data lies; what it is, the manifest hash says",
 }
 """Keys that do not enter the identity (with all that is below them), and why.
 
@@ -40,6 +38,7 @@ def run_id(config: Mapping[str, Any], manifest_sha256: str) -> str:
 
     Raises:
         ConfigError: a value that JSON cannot hold.
+
     """
     subject = {
         "config": lasting(config),

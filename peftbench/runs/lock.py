@@ -20,6 +20,7 @@ def held(file: Path) -> Iterator[None]:
 
     Raises:
         RunLockedError: somebody else holds it; the text says which process, where, since when.
+
     """
     handle = _acquire(file)
     try:

@@ -33,6 +33,7 @@ class Protocol:
         final_fit: fit again on train+val, with the settings that were evaluated on val, and read
             the test split once after it.
         select: which epoch counts: the last, the best on val, or the best on test.
+
     """
 
     name: Literal["honest", "paper"] = "honest"
@@ -65,6 +66,7 @@ class Wandb:
         project: the project's name there.
         entity: user or team; None is the account's own default.
         mode: ``auto`` is online where an API key is found, else offline.
+
     """
 
     project: str = "peftbench"
@@ -93,6 +95,7 @@ class Settings:
         output: folder of all studies.
         names: per group the name under which it was chosen (``{"method": "lora"}``).
         plain: all of the above as plain data, with every default filled in; ``config.yaml``.
+
     """
 
     method: Any
@@ -130,12 +133,13 @@ class Settings:
 
         Raises:
             ConfigError: unknown name, wrong type, missing value, with the key to mend.
+
         """
         plain = resolve(config)
         allowed = [f.name for f in dataclasses.fields(cls) if f.init]
         for key in plain:
             if key not in allowed:
-                raise unknown("setting", key, [*allowed], key)
+                raise unknown("setting", key, [k for k in allowed if k != "names"], key)
         for key in allowed:
             if key not in plain and key != "names":
                 raise ConfigError(f"{key}: a value is needed here")

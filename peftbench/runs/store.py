@@ -119,6 +119,7 @@ class RunDir:
 
         Raises:
             RunLockedError: another process (or another part of this one) holds the run.
+
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with held(self.path / ".lock"):
@@ -184,6 +185,7 @@ class MetricsLog:
 
         Raises:
             ValueError: ``step`` is smaller than that of the line before.
+
         """
         if step < self._last:
             raise ValueError(f"metrics of step {step} after those of step {self._last}")
@@ -289,6 +291,7 @@ class Ledger:
             state: what it has become.
             config: its plain settings; method, backbone, data and seed are noted from them.
             error: text of the error of a failed run.
+
         """
         entry: dict[str, Any] = {
             "run_id": run_id,

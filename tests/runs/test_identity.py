@@ -1,17 +1,22 @@
 """The run id changes exactly when something changes that can change the result."""
 
 import copy
+import dataclasses
+import hashlib
 import json
 import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from peftbench.errors import ConfigError
 from peftbench.runs import identity
 from peftbench.runs.identity import VOLATILE, run_id
+from peftbench.runs.settings import Settings
+from peftbench.train.config import Trainer
 
 names = st.text("abcdefgh_", min_size=1, max_size=4)
 leaves = st.one_of(
@@ -47,7 +52,7 @@ def shuffled(tree, rng):
     return dict(items)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(max_examples=150, deadline=None)
 @given(tree=trees, data=st.data())
 def test_flipping_a_leaf_changes_the_id_iff_it_is_not_volatile(tree, data):
     config = copy.deepcopy(tree)
@@ -63,7 +68,7 @@ def test_flipping_a_leaf_changes_the_id_iff_it_is_not_volatile(tree, data):
     assert (run_id(changed, "m") == before) == volatile
 
 
-@settings(max_examples=100, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(tree=trees, seed=st.integers(0, 99))
 def test_key_order_never_matters(tree, seed):
     assert run_id(shuffled(tree, random.Random(seed)), "m") == run_id(tree, "m")
@@ -77,6 +82,12 @@ def test_every_volatile_key_is_without_effect_and_its_neighbours_are_not():
         put(near, (key + "x").split("."), 2)
         assert run_id(one, "m") == run_id(two, "m")
         assert run_id(one, "m") != run_id(near, "m")
+
+
+def test_every_volatile_key_is_a_real_setting():
+    known = {f.name for f in dataclasses.fields(Settings)}
+    trainer = {f"trainer.{f.name}" for f in dataclasses.fields(Trainer)}
+    assert VOLATILE.keys() <= known | trainer
 
 
 def test_a_volatile_name_in_another_place_counts():
@@ -101,8 +112,6 @@ def test_the_id_is_stable_over_processes_and_versions():
         },
         separators=(",", ":"),
     )
-    import hashlib
-
     assert run_id(config, "m") == hashlib.sha256(subject.encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,255 @@
+"""The command line around Hydra: short aliases, plugin folders, and errors made for a person.
+
+``train.py`` hands its Hydra main function to :func:`guard`. Hydra composes and calls :func:`job`
+once, or once per combination with ``-m``. Nothing here imports torch: a slip in the command is
+told before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ..errors import ConfigError, PeftbenchError, unknown
+from .process import CRASHED, INTERRUPTED, report, say
+from .settings import GROUPS, Settings
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+PLUGINS = "PEFTBENCH_PATH"
+
+_codes: list[int] = []  # exit codes of the jobs of this command, in order
+
+
+def job(config: DictConfig) -> None:
+    """Do one composed job. An error is printed at once and kept for the exit code.
+
+    Raises:
+        SystemExit: the run was told to stop (143).
+
+    """
+    try:
+        _announce()
+        settings = Settings.of(config, _choices())
+        from .launch import launch
+
+        _codes.append(launch(settings))
+    except Exception as error:
+        _codes.append(report(error))
+
+
+def guard(main: Callable[[], None], arguments: Sequence[str] | None = None) -> int:
+    """Call a Hydra main function and return the exit code of the command.
+
+    0: all is well. 2: a mistake that the message says how to mend. 1: a defect, with traceback.
+    143: told to stop; the same command continues. With HYDRA_FULL_ERROR=1 in the environment the
+    tracebacks of mistakes in the command are shown as well.
+
+    Args:
+        main: function decorated with ``hydra.main``.
+        arguments: the command's arguments; by default those of this process.
+
+    """
+    _codes.clear()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = os.environ.get(FULL_ERROR) == "1"
+    try:
+        plugin_configs()
+        Plugins.instance().register(PluginConfigs)
+        with _hydra_process(in_order(with_aliases(given))):
+            if {"--help", "-h"} & set(given):
+                _print_help(main)
+            else:
+                main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else CRASHED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if verbose:
+            raise
+        return report(explain(error, given))
+    return _summary()
+
+
+def main() -> int:
+    """Do what ``train.py`` does, for the installed command ``peftbench``."""
+    import hydra
+
+    beside = Path(__file__).resolve().parents[2] / "configs"
+    folder = beside if beside.is_dir() else Path("configs").resolve()
+    if not (folder / "config.yaml").is_file():
+        missing = ConfigError("no folder 'configs' here; call this from the project's root")
+        return report(missing)
+    decorate = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")
+    return guard(decorate(job))
+
+
+@contextlib.contextmanager
+def _hydra_process(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra see ``arguments`` and raise its errors instead of printing them."""
+    argv, full = sys.argv, os.environ.get(FULL_ERROR)
+    sys.argv = [argv[0], *arguments]
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = full
+
+
+def _print_help(main: Callable[[], None]) -> None:
+    """Print Hydra's help with the long lists of choices wrapped."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            main()
+    finally:
+        for line in text.getvalue().splitlines():
+            indent = " " * (len(line) - len(line.lstrip()) + 4)
+            print(textwrap.fill(line, 88, subsequent_indent=indent) if len(line) > 88 else line)
+
+
+def _summary() -> int:
+    """Return the exit code of all jobs, after saying how many of several failed."""
+    failed = [code for code in _codes if code]
+    if failed and len(_codes) > 1:
+        print(f"error: {len(failed)} of {len(_codes)} runs failed", file=sys.stderr)
+    return CRASHED if CRASHED in failed else (failed[0] if failed else 0)
+
+
+def _announce() -> None:
+    """Say which job of a sweep begins."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    node = HydraConfig.get()
+    if node.mode == RunMode.MULTIRUN:
+        say(f"== run {node.job.num + 1}: {' '.join(node.overrides.task)}")
+
+
+def _choices() -> dict[str, str]:
+    """Return the choice that was made in each group."""
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = OmegaConf.to_container(HydraConfig.get().runtime.choices)
+    if not isinstance(choices, dict):
+        return {}
+    return {group: str(choices[group]) for group in GROUPS if choices.get(group)}
+
+
+def in_order(arguments: Sequence[str]) -> list[str]:
+    """Move overrides behind the options, since the parser wants all overrides in one piece."""
+    overrides = [a for a in arguments if re.match(r"~|[^-=][^=]*=", a)]
+    return [a for a in arguments if a not in overrides] + overrides
+
+
+def with_aliases(arguments: Sequence[str]) -> list[str]:
+    """Write out the short forms: ``inner=lora`` and ``inner.rank=4``."""
+    out = []
+    for argument in arguments:
+        argument = re.sub(r"^(\+{0,2}|~)inner(?==|$)", r"\1method@method.inner", argument)
+        out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
+    return out
+
+
+def plugin_configs() -> list[str]:
+    """Return the ``configs`` folders of the folders in PEFTBENCH_PATH.
+
+    Raises:
+        ConfigError: a folder named there does not exist.
+
+    """
+    found = []
+    for name in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
+        folder = Path(name).resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"{PLUGINS} names '{name}', which is no folder")
+        if (folder / "configs").is_dir():
+            found.append(f"file://{folder / 'configs'}")
+    return found
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Lets Hydra find the configurations of plugin folders, after the project's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append every plugin folder's ``configs``."""
+        for path in plugin_configs():
+            search_path.append("peftbench-plugin", path)
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> Exception:
+    """Turn an error of composing the configuration into one that says how to mend the command.
+
+    Any other error is returned as it is.
+    """
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+    if isinstance(error, PeftbenchError):
+        return error
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError(str(error)) if _raised_by_hydra(error) else error
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return unknown(group, name, error.options, _given_key(name, arguments) or group)
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        return _unknown_key(str(cause.full_key), [str(k) for k in cause.parent_node])
+    text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"'{error.override}' cannot be read as KEY=VALUE: {text}")
+    if found := re.search(r"Could not (?:override|delete) '([^'=]+)", text):
+        return _not_overridable(found[1], text)
+    detail = str(cause).strip()
+    return ConfigError(text if detail in text else f"{text}\n{detail}")
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Tell whether Hydra itself raised an ordinary ``ValueError`` over the command's arguments."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and module.startswith("hydra.")
+
+
+def _unknown_key(key: str, beside: Sequence[str]) -> ConfigError:
+    """Build the error for a key that does not exist beside the keys ``beside``."""
+    group, _, name = key.rpartition(".")
+    choices = [k for k in beside if k not in ("_target_", "hydra")]
+    if not choices:
+        return ConfigError(f"unknown setting '{name}' (key: {key}). '{group}' has no settings")
+    return unknown("setting", name, choices, key)
+
+
+def _given_key(value: str, arguments: Sequence[str]) -> str | None:
+    """Return the key to which the command gave ``value``."""
+    for argument in arguments:
+        key, _, given = argument.partition("=")
+        if value in given.split(","):
+            return key.lstrip("+")
+    return None
+
+
+def _not_overridable(key: str, text: str) -> ConfigError:
+    """Build the error for a choice that the composed defaults do not contain."""
+    if key == "method@method.inner":
+        return ConfigError(
+            "the chosen method takes no inner method (key: inner)\n  method=gist inner=... does"
+        )
+    return ConfigError(text)

@@ -1,0 +1,127 @@
+"""From settings to a result: find the run, hold it, execute it, keep the books, show the table."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import trackers
+from .identity import run_id
+from .process import INTERRUPTED, TERMINATED, describe, is_main, say
+from .settings import Settings
+from .store import Ledger, RunDir, State, find_finished
+from .table import show_result
+
+
+def launch(settings: Settings) -> int:
+    """Do what the settings ask for, one run or a suite of runs, and return the exit code.
+
+    Raises:
+        PeftbenchError: the run failed for a reason that the user can mend.
+        SystemExit: the run was told to stop (143); the same command continues it.
+
+    """
+    trackers.check(settings.tracker)
+    if hasattr(settings.data, "selected"):
+        from .suite import run_suite
+
+        return run_suite(settings)
+    run_one(settings)
+    return 0
+
+
+def run_dir_of(settings: Settings) -> RunDir:
+    """Return the directory of the run that the settings define; nothing is read or written."""
+    identity = run_id(settings.plain, settings.data.manifest_sha256)
+    return RunDir(Path(settings.output) / settings.study / identity)
+
+
+def run_one(settings: Settings) -> dict[str, Any]:
+    """Return the result of one run: the finished one's if there is one, else train.
+
+    The table is printed in both cases. Of several processes that work on the run together, each
+    executes, and rank 0 alone locks, writes and prints.
+
+    Raises:
+        RunLockedError: another process is working on this run.
+
+    """
+    run_dir = run_dir_of(settings)
+    result = find_finished(run_dir)
+    if result is None:
+        distrusted = run_dir.result.exists()
+        with run_dir.lock() if is_main() else nullcontext():
+            if not distrusted:  # another process may have finished it before we held it
+                result = find_finished(run_dir)
+            if result is None:
+                result = _execute(settings, run_dir)
+                show_result(result, run_dir.path)
+                return result
+    if is_main():
+        run_dir.tidy()
+    show_result(result, run_dir.path)
+    say(f"already done: {run_dir.path}")
+    return result
+
+
+def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
+    """Execute a run that this process holds, and note how it ends."""
+    _note(settings, run_dir, "resumed" if run_dir.can_resume() else "started")
+    if is_main():
+        run_dir.begin(settings.plain)
+    try:
+        with _terminable():
+            from .execute import execute
+
+            result = dict(execute(settings, run_dir))
+        if is_main():
+            run_dir.finish(result)
+    except SystemExit as error:
+        stopped = error.code == TERMINATED
+        _note(settings, run_dir, "interrupted" if stopped else "failed", error)
+        raise
+    except KeyboardInterrupt as error:
+        _note(settings, run_dir, "interrupted", error)
+        raise SystemExit(INTERRUPTED) from error
+    except BaseException as error:
+        _note(settings, run_dir, "failed", error)
+        raise
+    _note(settings, run_dir, "finished")
+    return result
+
+
+def _note(
+    settings: Settings, run_dir: RunDir, state: State, error: BaseException | None = None
+) -> None:
+    """Record a state change in the ledger, and a failure in the run directory too."""
+    if not is_main():
+        return
+    text = describe(error) if error is not None and state == "failed" else None
+    if text is not None:
+        run_dir.fail(text)
+    Ledger(run_dir.study).record(run_dir.run_id, state, config=settings.plain, error=text)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into ``SystemExit(143)``, so that the books are kept wherever it arrives.
+
+    Training replaces this by a handler of its own that waits for the end of a step.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)

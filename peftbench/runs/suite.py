@@ -1,0 +1,103 @@
+"""A suite: the same settings on each of its tasks, and every mean that the field uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import PeftbenchError
+from ..files import write_json
+from .identity import canonical, run_id
+from .process import FAILED, describe, is_main, report, say
+from .settings import Settings
+from .table import show_suite
+
+SCHEMA_VERSION = 1
+
+
+def run_suite(settings: Settings) -> int:
+    """Run every chosen task of a suite and write ``<output>/<study>/<suite id>/suite.json``.
+
+    A task that fails is reported at once and does not stop the others.
+
+    Returns:
+        0, or the exit code of the last failure.
+
+    """
+    from .launch import run_dir_of, run_one
+
+    tasks: dict[str, dict[str, Any]] = {}
+    code = 0
+    for name, data in settings.data.selected().items():
+        member = settings.for_task(name, data)
+        tasks[name] = {"run_id": None}
+        try:
+            tasks[name]["run_id"] = run_dir_of(member).run_id
+            say(f"== {settings.names['data']}: {name}")
+            tasks[name] |= _line(run_one(member))
+        except Exception as error:
+            code = report(error)
+            tasks[name]["error"] = describe(error)
+            if not isinstance(error, PeftbenchError):
+                code = FAILED
+    summary = summarise(settings, tasks)
+    path = Path(settings.output) / settings.study / summary["suite_id"] / "suite.json"
+    if is_main():
+        write_json(path, summary)
+    show_suite(summary, path)
+    return code
+
+
+def _line(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a suite keeps of one task's result."""
+    primary = result["primary"]
+    return {key: primary[key] for key in ("name", "split", "value", "ci95")}
+
+
+def suite_id(settings: Settings) -> str:
+    """Return the suite's identity: its settings and the manifests of its chosen tasks."""
+    manifests = {n: d.manifest_sha256 for n, d in settings.data.selected().items()}
+    return run_id(settings.plain, hashlib.sha256(canonical(manifests).encode()).hexdigest())
+
+
+def summarise(settings: Settings, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Build ``suite.json`` from one line per chosen task.
+
+    Every mean has a name: ``mean_of_tasks`` weighs tasks alike, ``mean_of_groups`` weighs groups
+    alike and the tasks within each. A mean that would need a missing task is None, and ``reason``
+    says which are missing.
+    """
+    missing = sorted(name for name, line in tasks.items() if "value" not in line)
+    groups: dict[str, Any] = {}
+    for group, members in settings.data.groups.items():
+        chosen = [name for name in members if name in tasks]
+        if chosen:
+            groups[group] = {
+                "tasks": chosen,
+                "mean": _mean([tasks[n].get("value") for n in chosen]),
+            }
+    summary: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "suite_id": suite_id(settings),
+        "suite": settings.names["data"],
+        "status": "incomplete" if missing else "finished",
+        **{group: settings.names[group] for group in ("method", "backbone", "protocol")},
+        "seed": settings.seed,
+        "choice": None if set(tasks) == set(settings.data.members) else sorted(tasks),
+        "mean_of_tasks": _mean([line.get("value") for line in tasks.values()]),
+        "mean_of_groups": _mean([group["mean"] for group in groups.values()]),
+        "groups": groups,
+        "tasks": {name: dict(line) for name, line in tasks.items()},
+        "missing": missing,
+    }
+    if missing:
+        summary["reason"] = f"no result for {', '.join(missing)}"
+    return summary
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Return the mean, or None when a value is missing or there is none."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,0 +1,216 @@
+"""The command line: good help, exact errors, exit codes, sweeps that hide nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from peftbench.errors import ConfigError
+from peftbench.runs import cli
+
+from .conftest import FAKE_CONFIGS, HERE, ROOT
+
+
+@pytest.fixture
+def command(configs, tmp_path):
+    """Run ``train.py`` over the fakes in an empty folder."""
+
+    def run(*arguments, **environment):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("FAKE_", "PEFTBENCH_"))}
+        env |= {"FAKE_CALLS": str(tmp_path / "calls"), "PYTHONPATH": str(ROOT), **environment}
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, str(HERE / "driver.py"), str(configs), *arguments],
+            cwd=work,
+            env=env | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    run.calls = lambda: (
+        [json.loads(x) for x in (tmp_path / "calls").read_text().splitlines()]
+        if (tmp_path / "calls").exists()
+        else []
+    )
+    run.work = tmp_path / "work"
+    return run
+
+
+SLIPS = [
+    ("method=lroa", ["unknown method 'lroa'", "Did you mean 'lora'", "gist, linear, lora"]),
+    ("inner=lroa", ["'lroa'", "(key: inner)", "Did you mean 'lora'"]),
+    ("method.wieght=4", ["'wieght'", "method.wieght", "Did you mean 'weight'", "inner, weight"]),
+    ("inner.rnk=4", ["'rnk'", "method.inner.rnk", "Did you mean 'rank'", "alpha"]),
+    ("trianer.lr=1", ["'trianer'", "Did you mean 'trainer'", "backbone, data"]),
+    ("metod=lora", ["'metod'", "Did you mean 'method'"]),
+    ("trainer.lr=fast", ["trainer.lr: expected float, got 'fast'"]),
+    ("trainer.optimizer=adam", ["trainer.optimizer", "Did you mean 'adamw'"]),
+    ("seed=x", ["seed: expected int, got 'x'"]),
+    ("+method.rnk=3", ["'rnk'", "method.rnk", "inner, weight"]),
+    ("+debug=1", ["'debug'", "choices: backbone, data, method, output, protocol, seed"]),
+    ("tracker.mode=x", ["tracker.mode", "'tracker' has no settings"]),
+    ("protocol=paprika", ["Did you mean 'paper'", "honest, paper"]),
+    ("method=null", ["Config group override must be a string"]),
+    ("foo", ["'foo' cannot be read as KEY=VALUE"]),
+    ("method=[1", ["'method=[1' cannot be read as KEY=VALUE"]),
+    ("method=lora inner=lora", ["takes no inner method (key: inner)", "method=gist"]),
+    ("+method._target_=os.system", ["_target_"]),
+    ("method._target_=os.system", ["'os.system' is not a class of peftbench"]),
+    ("-m method=lora,lroa", ["unknown method 'lroa'", "(key: method)"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "texts"), SLIPS)
+def test_a_slip_is_told_at_once_without_traceback(configs, fakes, capsys, arguments, texts):
+    main = cli_main(configs)
+    began = time.monotonic()
+    assert cli.guard(main, arguments.split()) == 2
+    assert time.monotonic() - began < 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown and shown.startswith("error: ")
+    for text in texts:
+        assert text in shown
+    assert fakes.calls() == []
+
+
+def cli_main(configs):
+    import hydra
+
+    return hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(cli.job)
+
+
+@pytest.mark.parametrize("arguments", ["method=lroa", "trianer.lr=1", "seed=x"])
+def test_a_slip_ends_the_process_with_2_before_torch_is_loaded(command, arguments):
+    done = command(arguments)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "torch was imported" not in done.stderr
+    assert list(command.work.iterdir()) == []
+
+
+def test_hydra_full_error_shows_the_traceback(command):
+    done = command("method=lroa", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_help_is_for_a_reader(command):
+    done = command("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for text in (
+        "method: gist, linear, lora\n",
+        "data: broken, digits, pocket, pocket_broken\n",
+        "protocol: honest, paper\n",
+        "tracker: files, tensorboard, wandb\n",
+        "Examples",
+        "python train.py method=gist inner=lora",
+        "study=NAME",
+        "lr: 0.001",
+    ):
+        assert text in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 88
+    assert "hydra" not in done.stdout.lower()
+
+
+def test_one_run_leaves_the_contract_and_nothing_of_hydra(command):
+    done = command("inner=lora", "inner.rank=3")
+    assert done.returncode == 0 and done.stderr.replace("torch was imported\n", "") == ""
+    (made,) = command.calls()
+    run_dir = command.work / "outputs" / "default" / made["run_id"]
+    assert f"run directory: outputs/default/{made['run_id']}" in done.stdout
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["method"]["inner"]["rank"] == 3 and config["names"]["method"] == "gist"
+    assert [p.name for p in command.work.iterdir()] == ["outputs"]
+    assert sorted(p.name for p in run_dir.parent.iterdir()) == sorted(
+        ["ledger.jsonl", made["run_id"]]
+    )
+    again = command("inner=lora", "inner.rank=3", "trainer.log_every=1")
+    assert again.returncode == 0 and "already done: outputs/default/" in again.stdout
+    assert len(command.calls()) == 1
+
+
+def test_a_sweep_goes_on_after_a_failure_and_says_so_at_the_end(command):
+    sweep = ("-m", "seed=0,1,2", "method=lora,linear")
+    done = command(*sweep, FAKE_RUN="nonfinite:1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("error: the loss of step 3 is not finite") == 2
+    assert "error: 2 of 6 runs failed" in done.stderr
+    assert "== run 3: seed=1 method=lora" in done.stdout and len(command.calls()) == 6
+    again = command(*sweep)
+    assert again.returncode == 0 and again.stdout.count("already done") == 4
+    assert [c["seed"] for c in command.calls()[6:]] == [1, 1]
+    assert [p.name for p in command.work.iterdir()] == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "state"),
+    [("crash", 1, "failed"), ("term", 143, "interrupted"), ("ctrl-c", 130, "interrupted")],
+)
+def test_exit_codes_and_books(configs, fakes, tmp_path, monkeypatch, capsys, what, code, state):
+    monkeypatch.setenv("FAKE_RUN", what)
+    monkeypatch.chdir(tmp_path)
+    assert cli.guard(cli_main(configs), ["-m", "seed=0,1"]) == code
+    lines = (tmp_path / "outputs" / "default" / "ledger.jsonl").read_text().splitlines()
+    entries = [json.loads(x) for x in lines]
+    assert entries[1]["state"] == state
+    assert ("Traceback" in capsys.readouterr().err) == (what == "crash")
+    assert len(fakes.calls()) == (2 if what == "crash" else 1)  # being stopped stops the sweep
+    if what == "crash":
+        assert entries[1]["error"] == "RuntimeError: a defect"
+
+
+def test_aliases():
+    given = ["inner=lora", "inner.rank=4", "+inner.x=1", "data=inner", "~inner", "-m", "inner_x=1"]
+    assert cli.with_aliases(given) == [
+        "method@method.inner=lora",
+        "method.inner.rank=4",
+        "+method.inner.x=1",
+        "data=inner",
+        "~method@method.inner",
+        "-m",
+        "inner_x=1",
+    ]
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    folder = tmp_path / "my plugin"
+    (folder / "configs" / "method").mkdir(parents=True)
+    text = FAKE_CONFIGS["method/lora.yaml"].replace("rank: 8", "rank: 99")
+    (folder / "configs" / "method" / "mine.yaml").write_text(text)
+    return folder
+
+
+def test_a_plugin_folder_adds_choices(command, plugin, tmp_path):
+    other = tmp_path / "own"
+    (other / "backbone").mkdir(parents=True)
+    (other / "backbone" / "deep.yaml").write_text("_target_: peftbench.fakes.Vit\ndepth: 9\n")
+    arguments = ("method=mine,lora", "backbone=deep", f"hydra.searchpath=[file://{other}]", "-m")
+    done = command(*arguments, PEFTBENCH_PATH=str(plugin))
+    assert done.returncode == 0, done.stderr
+    first = command.work / "outputs" / "default" / command.calls()[0]["run_id"]
+    config = yaml.safe_load((first / "config.yaml").read_text())
+    assert config["method"]["rank"] == 99 and config["backbone"]["depth"] == 9
+    assert config["names"]["method"] == "mine"
+    assert "mine" in command("--help", PEFTBENCH_PATH=str(plugin)).stdout
+    assert command("method=mine").returncode == 2
+
+
+def test_a_plugin_folder_that_is_absent_is_named(monkeypatch, tmp_path, capsys, configs):
+    monkeypatch.setenv("PEFTBENCH_PATH", str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match="absent"):
+        cli.plugin_configs()
+    assert cli.guard(cli_main(configs), []) == 2
+    assert "which is no folder" in capsys.readouterr().err
+
+
+def test_the_shipped_entry_point_lists_its_own_choices():
+    done = subprocess.run(
+        [sys.executable, "train.py", "method=no_such"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown method 'no_such'" in done.stderr
+    assert "gist" in done.stderr and "Traceback" not in done.stderr
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 30
