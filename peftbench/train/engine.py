@@ -24,7 +24,7 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
         ConfigError: the device asked for is not there, or the precision needs another one.
 
     """
-    wants_cpu = cfg.device == "cpu"
+    wants_cpu = cfg.device == "cpu" or not torch.cuda.is_available()
     if cfg.device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ConfigError("trainer.device: no CUDA device is at hand; allowed here: auto, cpu")
@@ -32,9 +32,9 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
             torch.cuda.set_device(cfg.device)
     elif cfg.device not in ("auto", "cpu"):
         raise ConfigError(f"trainer.device: '{cfg.device}' is not auto, cpu, cuda or cuda:N")
-    if cfg.precision == "fp16" and (wants_cpu or not torch.cuda.is_available()):
+    if cfg.precision == "fp16" and wants_cpu:
         raise ConfigError("trainer.precision: fp16 needs a CUDA device; bf16 works on a CPU")
-    single = PartialState().num_processes == 1
+    single = PartialState(cpu=wants_cpu).num_processes == 1
     AcceleratorState._reset_state(reset_partial_state=single)
     GradientState._reset_state()
     return Accelerator(mixed_precision=MIXED[cfg.precision], cpu=wants_cpu)
