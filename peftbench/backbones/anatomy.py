@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -68,6 +68,8 @@ class Anatomy:
         features: (model, inputs) -> pooled features (B, D) that a classifier head reads.
         read_token: (model, (B, D) output of one token after the last norm) -> what the head reads.
         logits: (model, inputs) -> language-model logits (B, T, V); None if it has no such head.
+        generating: modules that language-model logits use and pooled features do not.
+        unused: identities of modules that this view of the network leaves out.
 
     """
 
@@ -80,6 +82,30 @@ class Anatomy:
     class_token: bool = False
     patch_numbers: int | None = None
     logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
+    generating: tuple[nn.Module, ...] = ()
+    unused: frozenset[int] = frozenset()
+
+    def for_features(self) -> Anatomy:
+        """Return the part of the network that pooled features pass: what a classifier trains.
+
+        A language-model head (and T5's decoder) is left out, with its sites and its parameters.
+        """
+        tops = {id(m) for m in self.generating}
+        used: set[int] = set()
+        queue = [self.model]
+        while queue:
+            module = queue.pop()
+            if id(module) not in tops and id(module) not in used:
+                used.add(id(module))
+                queue.extend(module.children())
+        unused = frozenset(id(m) for top in self.generating for m in top.modules()) - used
+        return replace(
+            self,
+            stacks=tuple(s for s in self.stacks if id(s.blocks[0].module) not in unused),
+            channels=tuple(c for c in self.channels if id(c.module) not in unused),
+            logits=None,
+            unused=unused,
+        )
 
     @property
     def blocks(self) -> Iterator[Block]:
@@ -141,6 +167,8 @@ class Anatomy:
         names = {id(p): n for n, p in self.model.named_parameters()}
         found: dict[str, list[tuple[nn.Module, str]]] = {n: [] for n in names.values()}
         for module in self.model.modules():
+            if id(module) in self.unused:
+                continue
             for attribute, parameter in module.named_parameters(recurse=False):
                 found[names[id(parameter)]].append((module, attribute))
-        return found
+        return {name: places for name, places in found.items() if places}

@@ -54,6 +54,7 @@ def anatomy(model: Any) -> Anatomy:
         features=features,
         read_token=read_token,
         logits=logits if hasattr(model, "lm_head") else None,
+        generating=(model.lm_head,) if hasattr(model, "lm_head") else (),
     )
 
 

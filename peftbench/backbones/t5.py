@@ -37,6 +37,7 @@ def anatomy(model: Any) -> Anatomy:
         features=features,
         read_token=read_token,
         logits=logits if hasattr(model, "lm_head") else None,
+        generating=tuple(getattr(model, n) for n in ("decoder", "lm_head") if hasattr(model, n)),
     )
 
 

@@ -43,7 +43,8 @@ class Adapted(nn.Module):
         self.base = backbone.model
         anatomy = backbone.anatomy
         generator = torch.Generator().manual_seed(stream_seed(seed, "init"))
-        self.delta = method.plan(anatomy, generator)
+        part = anatomy if classes is None else anatomy.for_features()
+        self.delta = method.plan(part, generator)
         self.heads = nn.ModuleDict()
         if classes is None:
             if anatomy.logits is None:
