@@ -1,0 +1,149 @@
+"""Numbers that each method adds, from its paper and the dimensions of the tiny networks.
+
+Written from the papers' formulas, not from the code: D width, L blocks, F feed-forward width,
+H attention width, K key and value width.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a network; an encoder-decoder counts both stacks in ``blocks``.
+
+    Attributes:
+        cross: blocks with cross-attention.
+        biased: whether linear layers have biases.
+        norm_numbers: numbers per norm, as a multiple of D (gain and bias, or gain only).
+        norms: norms in all.
+        patch: numbers of a patch and of the embedding's output, where patches are embedded.
+        gates: whether the feed-forward part has a gate beside ``up``.
+        parameters: all parameters, tied ones once, of what a use of the network computes.
+
+    """
+
+    d: int
+    f: int
+    h: int
+    k: int
+    blocks: int
+    first_stack: int
+    cross: int
+    biased: bool
+    fused: bool
+    norms: int
+    norm_numbers: int
+    patch: bool
+    gates: bool
+    parameters: int
+
+    @property
+    def attentions(self):
+        return self.blocks + self.cross
+
+    @property
+    def attention_outputs(self):
+        return self.h + 2 * self.k + self.d
+
+    @property
+    def feed_outputs(self):
+        return self.f * (2 if self.gates else 1) + self.d
+
+
+def _vit(d=32, n=2, f=128, image=32, patch=8):
+    tokens = (image // patch) ** 2 + 1
+    embed = d + tokens * d + (3 * patch * patch + 1) * d
+    block = 2 * 2 * d + (d + 1) * 3 * d + (d + 1) * d + (d + 1) * f + (f + 1) * d
+    return Shape(
+        d, f, d, d, n, n, 0, True, True, 2 * n + 1, 2, True, False, embed + n * block + 2 * d
+    )
+
+
+def _bert(types, d=32, n=2, f=64, words=64, places=64):
+    embed = (words + places + types) * d + 2 * d
+    block = 4 * (d + 1) * d + (d + 1) * f + (f + 1) * d + 4 * d
+    return Shape(d, f, d, d, n, n, 0, True, False, 2 * n + 1, 2, False, False, embed + n * block)
+
+
+def _t5(decoder, d=32, n=2, f=64, words=64, heads=4, buckets=32, tied=True):
+    encoder = n * (4 * d * d + 3 * d * f + 2 * d) + d + buckets * heads
+    if not decoder:
+        total = encoder + words * d
+        return Shape(d, f, d, d, n, n, 0, False, False, 2 * n + 1, 1, False, True, total)
+    more = n * (8 * d * d + 3 * d * f + 3 * d) + d + buckets * heads
+    total = encoder + more + words * d * (1 if tied else 2)
+    return Shape(d, f, d, d, 2 * n, n, n, False, False, 5 * n + 2, 1, False, True, total)
+
+
+def _llama(head, d=32, n=2, f=64, words=64, k=16):
+    block = 2 * d * d + 2 * d * k + 3 * d * f + 2 * d
+    total = words * d * (2 if head else 1) + n * block + d
+    return Shape(d, f, d, k, n, n, 0, False, False, 2 * n + 1, 1, False, True, total)
+
+
+def shapes(t5_tied):
+    """Return the dimensions of every use."""
+    return {
+        "vit": _vit(),
+        "bert": _bert(types=2),
+        "roberta": _bert(types=2),
+        "t5": _t5(decoder=True, tied=t5_tied),
+        "t5_classifier": _t5(decoder=False),
+        "llama": _llama(head=True),
+        "llama_classifier": _llama(head=False),
+    }
+
+
+def lora(s, r=8):
+    """Rank r on q and v: A is (r, D), B is (out, r)."""
+    return s.attentions * r * (s.d + s.h + s.d + s.k)
+
+
+def dora(s, r=8):
+    """LoRA and one magnitude per output."""
+    return lora(s, r) + s.attentions * (s.h + s.k)
+
+
+def ia3(s):
+    """One scale per key, value and feed-forward channel."""
+    return s.attentions * 2 * s.k + s.blocks * s.f
+
+
+def bottleneck(s, h):
+    """W_down, b_down, W_up, b_up."""
+    return 2 * s.d * h + h + s.d
+
+
+def linear_outputs(s):
+    """Output channels of all linear layers."""
+    return s.attentions * s.attention_outputs + s.blocks * s.feed_outputs
+
+
+def bitfit(s):
+    """One number per output channel of each linear layer, and of each norm that has a bias."""
+    norm_biases = s.norms * s.d if s.norm_numbers == 2 else 0
+    return linear_outputs(s) + norm_biases + (s.d if s.patch else 0)
+
+
+def ssf(s):
+    """Scale and shift on each output of a linear layer, a norm, and the patch embedding."""
+    return 2 * (linear_outputs(s) + s.norms * s.d + (s.d if s.patch else 0))
+
+
+FORMULAS = {
+    "full": lambda s: s.parameters,
+    "linear": lambda s: 0,
+    "bitfit": bitfit,
+    "layernorm": lambda s: s.norms * s.norm_numbers * s.d,
+    "lora": lora,
+    "dora": dora,
+    "ia3": ia3,
+    "adapter": lambda s: s.blocks * bottleneck(s, 8),
+    "adapter_shared": lambda s: s.blocks * bottleneck(s, 4),
+    "adaptformer": lambda s: s.blocks * bottleneck(s, 8),
+    "prefix": lambda s: s.attentions * 2 * 10 * s.k,
+    "vpt_shallow": lambda s: 10 * s.d,
+    "vpt_deep": lambda s: s.first_stack * 10 * s.d,
+    "ssf": ssf,
+    "gist": lambda s: s.blocks * bottleneck(s, 4) + s.d,
+}

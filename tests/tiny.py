@@ -1,0 +1,186 @@
+"""Tiny random networks, methods by configuration name, and inputs, for every test of the core.
+
+Networks are built once per process; a test takes them through :func:`adapted`, which gives them
+back as they were, also when the test fails.
+"""
+
+import os
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+
+import peftbench
+from peftbench.files import sha256_tensors
+from peftbench.spec import build
+
+ROOT = Path(__file__).parents[1]
+CLASSES = 3
+BATCH, LENGTH, VOCABULARY = 4, 9, 64
+
+# use -> (backbone, size of a classifier head; None is the network's own language-model head)
+USES = {
+    "vit": ("vit_tiny_random", CLASSES),
+    "bert": ("bert_tiny_random", CLASSES),
+    "roberta": ("roberta_tiny_random", CLASSES),
+    "t5": ("t5_tiny_random", None),
+    "t5_classifier": ("t5_tiny_random", CLASSES),
+    "llama": ("llama_tiny_random", None),
+    "llama_classifier": ("llama_tiny_random", CLASSES),
+}
+
+
+def config_folders(group):
+    """Return the folders that hold configurations of a group: the project's and added ones."""
+    added = [Path(p) for p in os.environ.get("PEFTBENCH_PATH", "").split(os.pathsep) if p]
+    return [root / "configs" / group for root in (ROOT, *added)]
+
+
+def config_names(group):
+    """Return every configuration of a group by name."""
+    return sorted({p.stem for folder in config_folders(group) for p in folder.glob("*.yaml")})
+
+
+def config(group, name):
+    """Return a configuration as a plain mapping, with its defaults list followed."""
+    for folder in config_folders(group):
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            break
+    else:
+        raise FileNotFoundError(f"{group}/{name}")
+    plain = yaml.safe_load(path.read_text())
+    merged = {}
+    for entry in plain.pop("defaults", []):
+        if entry == "_self_":
+            continue
+        ((target, choice),) = entry.items()
+        other, _, package = target.lstrip("/").partition("@")
+        merged[package] = config(other, choice)
+    return {**merged, **plain}
+
+
+METHODS = config_names("method")
+
+
+def method(name, **changes):
+    """Build a method from its configuration, with fields changed."""
+    return build({**config("method", name), **changes}, "method")
+
+
+@cache
+def backbone(name):
+    """Return a network, built once."""
+    return build(config("backbone", name), "backbone").load()
+
+
+def fresh(name):
+    """Return a new copy of a network."""
+    return build(config("backbone", name), "backbone").load()
+
+
+def inputs(use, batch=BATCH, seed=0, length=LENGTH):
+    """Return random inputs of a use; text is padded at the end, by a different amount each."""
+    g = torch.Generator().manual_seed(seed)
+    if use == "vit":
+        return {"image": torch.randn(batch, 3, 32, 32, generator=g)}
+    ids = torch.randint(3, VOCABULARY, (batch, length), generator=g)
+    mask = torch.ones(batch, length, dtype=torch.long)
+    for i in range(batch):
+        mask[i, length - i % 3 :] = 0
+    ids = ids.masked_fill(mask == 0, 1)  # RoBERTa takes positions from its padding id
+    found = {"input_ids": ids, "attention_mask": mask}
+    if use == "t5":
+        found["decoder_input_ids"] = torch.randint(3, VOCABULARY, (batch, 5), generator=g)
+    return found
+
+
+def labels(use, given, seed=1):
+    """Return labels: classes, or next tokens for a language-model head."""
+    g = torch.Generator().manual_seed(seed)
+    if USES[use][1] is not None:
+        return torch.randint(0, CLASSES, (len(next(iter(given.values()))),), generator=g)
+    ids = given["decoder_input_ids"] if use == "t5" else given["input_ids"]
+    return torch.randint(0, VOCABULARY, ids.shape, generator=g)
+
+
+def loss(model, output, target):
+    """Return the method's summed loss terms, averaged over the batch."""
+
+    def criterion(logits):
+        if target.dim() == 1:
+            return F.cross_entropy(logits.float(), target, reduction="none")
+        flat = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
+        return flat.view(target.shape).mean(1)
+
+    return torch.stack([t.mean() for t in model.method.losses(output, criterion).values()]).sum()
+
+
+@contextmanager
+def adapted(made, use, seed=0, base=None):
+    """Attach a method to the network of a use for the length of a block."""
+    name, classes = USES[use]
+    network = base if base is not None else backbone(name)
+    model = peftbench.attach(made, network, classes=classes, seed=seed)
+    try:
+        yield model
+    finally:
+        model.release()
+
+
+def step_gradients(model, use, given, target):
+    """Run one forward and backward pass; return the loss and copies of all gradients."""
+    for p in model.trainable().values():
+        p.grad = None
+    value = loss(model, model(given), target)
+    value.backward()
+    return value.detach(), {n: p.grad.clone() for n, p in model.trainable().items()}
+
+
+def train(model, use, steps=3, lr=1e-2):
+    """Train some AdamW steps on random data."""
+    optimizer = torch.optim.AdamW(model.trainable().values(), lr=lr)
+    model.train()
+    for step in range(steps):
+        given = inputs(use, seed=step)
+        optimizer.zero_grad()
+        loss(model, model(given), labels(use, given, seed=step)).backward()
+        optimizer.step()
+        model.delta.sync()
+
+
+def perturb(model, size=0.02, seed=5):
+    """Move every trainable tensor away from its start, so that no edit is without effect."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.trainable().values():
+            p.add_(size * torch.randn(p.shape, generator=g))
+    model.delta.sync()
+
+
+def traces(network):
+    """Return what an attached edit may have left: hooks, instance forwards, gradients, flags."""
+    left = []
+    for name, module in network.named_modules():
+        hooks = (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+        if any(hooks):
+            left.append(f"hook on '{name}'")
+        if "forward" in vars(module):
+            left.append(f"forward of '{name}'")
+    for name, p in network.named_parameters():
+        if p.requires_grad or p.grad is not None or p._post_accumulate_grad_hooks:
+            left.append(f"parameter '{name}'")
+    return left
+
+
+def weights_hash(network):
+    """Return the hash over all weights of a network."""
+    return sha256_tensors(network.state_dict())
