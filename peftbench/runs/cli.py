@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ..errors import ConfigError, PeftbenchError, unknown
 from .process import CRASHED, INTERRUPTED, report, say
 from .settings import GROUPS, Settings
+from .spawn import spawn_if_asked
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 PLUGINS = "PEFTBENCH_PATH"
@@ -42,6 +43,7 @@ def job(config: DictConfig) -> None:
     try:
         _announce()
         settings = Settings.of(config, _choices())
+        spawn_if_asked()
         from .launch import launch
 
         _codes.append(launch(settings))
@@ -76,6 +78,9 @@ def guard(main: Callable[[], None], arguments: Sequence[str] | None = None) -> i
         return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else CRASHED)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # the reader left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if verbose:
             raise
@@ -115,13 +120,11 @@ def _hydra_process(arguments: list[str]) -> Iterator[None]:
 def _print_help(main: Callable[[], None]) -> None:
     """Print Hydra's help with the long lists of choices wrapped."""
     text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            main()
-    finally:
-        for line in text.getvalue().splitlines():
-            indent = " " * (len(line) - len(line.lstrip()) + 4)
-            print(textwrap.fill(line, 88, subsequent_indent=indent) if len(line) > 88 else line)
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
+        main()
+    for line in text.getvalue().splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        print(textwrap.fill(line, 88, subsequent_indent=indent) if len(line) > 88 else line)
 
 
 def _summary() -> int:

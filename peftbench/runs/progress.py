@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ class Progress:
             disable=not (is_main() and sys.stderr.isatty()),
             file=sys.stderr,
             bar_format=FORMAT,
-            dynamic_ncols=True,
+            dynamic_ncols=_has_width(),
+            ncols=None if _has_width() else 80,
             leave=False,
         )
 
@@ -78,3 +80,11 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _has_width() -> bool:
+    """Tell whether the terminal knows its width; some report none, on which no bar would fit."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False

@@ -5,40 +5,58 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import hydra
 import pytest
 import yaml
 
-from peftbench.errors import ConfigError
 from peftbench.runs import cli
 
 from .conftest import FAKE_CONFIGS, HERE, ROOT
 
 
+def cli_main(configs):
+    return hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(cli.job)
+
+
 @pytest.fixture
-def command(configs, tmp_path):
-    """Run ``train.py`` over the fakes in an empty folder."""
+def command(configs, fakes, tmp_path, monkeypatch, capsys):
+    """Do in this process, in an empty folder, what ``train.py`` does; ``.calls()`` was trained."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
 
     def run(*arguments, **environment):
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("FAKE_", "PEFTBENCH_"))}
-        env |= {"FAKE_CALLS": str(tmp_path / "calls"), "PYTHONPATH": str(ROOT), **environment}
+        with monkeypatch.context() as patch:
+            for key, value in environment.items():
+                patch.setenv(key, value)
+            code = cli.guard(cli_main(configs), arguments)
+        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+
+    run.calls, run.work = fakes.calls, work
+    return run
+
+
+@pytest.fixture
+def process(configs, tmp_path):
+    """Start ``train.py`` over the fakes as a process of its own, in an empty folder."""
+
+    def start(*arguments, **environment):
+        env = os.environ | {"FAKE_CALLS": str(tmp_path / "calls"), "PYTHONPATH": str(ROOT)}
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, str(HERE / "driver.py"), str(configs), *arguments],
             cwd=work,
-            env=env | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            env=env | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
-    run.calls = lambda: (
-        [json.loads(x) for x in (tmp_path / "calls").read_text().splitlines()]
-        if (tmp_path / "calls").exists()
-        else []
-    )
-    run.work = tmp_path / "work"
-    return run
+    start.work = tmp_path / "work"
+    return start
 
 
 SLIPS = [
@@ -66,40 +84,37 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("arguments", "texts"), SLIPS)
-def test_a_slip_is_told_at_once_without_traceback(configs, fakes, capsys, arguments, texts):
-    main = cli_main(configs)
+def test_a_slip_is_told_at_once_without_traceback(command, arguments, texts):
     began = time.monotonic()
-    assert cli.guard(main, arguments.split()) == 2
-    assert time.monotonic() - began < 2
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown and shown.startswith("error: ")
+    done = command(*arguments.split())
+    assert done.returncode == 2 and time.monotonic() - began < 2
+    assert "Traceback" not in done.err and done.err.startswith("error: ")
     for text in texts:
-        assert text in shown
-    assert fakes.calls() == []
-
-
-def cli_main(configs):
-    import hydra
-
-    return hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(cli.job)
+        assert text in done.err
+    assert command.calls() == [] and list(command.work.iterdir()) in (
+        [],
+        [command.work / "outputs"],  # a sweep's own record
+    )
 
 
 @pytest.mark.parametrize("arguments", ["method=lroa", "trianer.lr=1", "seed=x"])
-def test_a_slip_ends_the_process_with_2_before_torch_is_loaded(command, arguments):
-    done = command(arguments)
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    assert "torch was imported" not in done.stderr
-    assert list(command.work.iterdir()) == []
+def test_a_slip_ends_the_process_with_2_before_torch_is_loaded(process, arguments):
+    started = process(arguments)
+    out, err = started.communicate()
+    assert started.returncode == 2 and out == "" and "Traceback" not in err
+    assert err.startswith("error: ") and "torch was imported" not in err
+    assert list(process.work.iterdir()) == []
 
 
-def test_hydra_full_error_shows_the_traceback(command):
-    done = command("method=lroa", HYDRA_FULL_ERROR="1")
-    assert done.returncode == 1 and "Traceback" in done.stderr
+def test_hydra_full_error_shows_the_traceback(process):
+    started = process("method=lroa", HYDRA_FULL_ERROR="1")
+    _, err = started.communicate()
+    assert started.returncode == 1 and "Traceback" in err
 
 
 def test_help_is_for_a_reader(command):
     done = command("--help")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.err == ""
     for text in (
         "method: gist, linear, lora\n",
         "data: broken, digits, pocket, pocket_broken\n",
@@ -110,17 +125,25 @@ def test_help_is_for_a_reader(command):
         "study=NAME",
         "lr: 0.001",
     ):
-        assert text in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 88
-    assert "hydra" not in done.stdout.lower()
+        assert text in done.out
+    assert max(map(len, done.out.splitlines())) <= 88
+    assert "hydra" not in done.out.lower()
+
+
+def test_help_may_be_cut_short(process):
+    started = process("--help")
+    started.stdout.close()
+    err = started.stderr.read()
+    started.stderr.close()
+    assert started.wait() == 0 and err == ""
 
 
 def test_one_run_leaves_the_contract_and_nothing_of_hydra(command):
     done = command("inner=lora", "inner.rank=3")
-    assert done.returncode == 0 and done.stderr.replace("torch was imported\n", "") == ""
+    assert done.returncode == 0 and done.err == ""
     (made,) = command.calls()
     run_dir = command.work / "outputs" / "default" / made["run_id"]
-    assert f"run directory: outputs/default/{made['run_id']}" in done.stdout
+    assert f"run directory: outputs/default/{made['run_id']}" in done.out
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert config["method"]["inner"]["rank"] == 3 and config["names"]["method"] == "gist"
     assert [p.name for p in command.work.iterdir()] == ["outputs"]
@@ -128,19 +151,19 @@ def test_one_run_leaves_the_contract_and_nothing_of_hydra(command):
         ["ledger.jsonl", made["run_id"]]
     )
     again = command("inner=lora", "inner.rank=3", "trainer.log_every=1")
-    assert again.returncode == 0 and "already done: outputs/default/" in again.stdout
+    assert again.returncode == 0 and "already done: outputs/default/" in again.out
     assert len(command.calls()) == 1
 
 
 def test_a_sweep_goes_on_after_a_failure_and_says_so_at_the_end(command):
     sweep = ("-m", "seed=0,1,2", "method=lora,linear")
     done = command(*sweep, FAKE_RUN="nonfinite:1")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.count("error: the loss of step 3 is not finite") == 2
-    assert "error: 2 of 6 runs failed" in done.stderr
-    assert "== run 3: seed=1 method=lora" in done.stdout and len(command.calls()) == 6
+    assert done.returncode == 2 and "Traceback" not in done.err
+    assert done.err.count("error: the loss of step 3 is not finite") == 2
+    assert "error: 2 of 6 runs failed" in done.err
+    assert "== run 3: seed=1 method=lora" in done.out and len(command.calls()) == 6
     again = command(*sweep)
-    assert again.returncode == 0 and again.stdout.count("already done") == 4
+    assert again.returncode == 0 and again.out.count("already done") == 4
     assert [c["seed"] for c in command.calls()[6:]] == [1, 1]
     assert [p.name for p in command.work.iterdir()] == ["outputs"]
 
@@ -149,15 +172,14 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so_at_the_end(command):
     ("what", "code", "state"),
     [("crash", 1, "failed"), ("term", 143, "interrupted"), ("ctrl-c", 130, "interrupted")],
 )
-def test_exit_codes_and_books(configs, fakes, tmp_path, monkeypatch, capsys, what, code, state):
-    monkeypatch.setenv("FAKE_RUN", what)
-    monkeypatch.chdir(tmp_path)
-    assert cli.guard(cli_main(configs), ["-m", "seed=0,1"]) == code
-    lines = (tmp_path / "outputs" / "default" / "ledger.jsonl").read_text().splitlines()
+def test_exit_codes_and_books(command, what, code, state):
+    done = command("-m", "seed=0,1", FAKE_RUN=what)
+    assert done.returncode == code
+    lines = (command.work / "outputs" / "default" / "ledger.jsonl").read_text().splitlines()
     entries = [json.loads(x) for x in lines]
     assert entries[1]["state"] == state
-    assert ("Traceback" in capsys.readouterr().err) == (what == "crash")
-    assert len(fakes.calls()) == (2 if what == "crash" else 1)  # being stopped stops the sweep
+    assert ("Traceback" in done.err) == (what == "crash")
+    assert len(command.calls()) == (2 if what == "crash" else 1)  # stopping stops the sweep
     if what == "crash":
         assert entries[1]["error"] == "RuntimeError: a defect"
 
@@ -190,27 +212,27 @@ def test_a_plugin_folder_adds_choices(command, plugin, tmp_path):
     (other / "backbone" / "deep.yaml").write_text("_target_: peftbench.fakes.Vit\ndepth: 9\n")
     arguments = ("method=mine,lora", "backbone=deep", f"hydra.searchpath=[file://{other}]", "-m")
     done = command(*arguments, PEFTBENCH_PATH=str(plugin))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.err
     first = command.work / "outputs" / "default" / command.calls()[0]["run_id"]
     config = yaml.safe_load((first / "config.yaml").read_text())
     assert config["method"]["rank"] == 99 and config["backbone"]["depth"] == 9
     assert config["names"]["method"] == "mine"
-    assert "mine" in command("--help", PEFTBENCH_PATH=str(plugin)).stdout
+    assert "mine" in command("--help", PEFTBENCH_PATH=str(plugin)).out
     assert command("method=mine").returncode == 2
 
 
-def test_a_plugin_folder_that_is_absent_is_named(monkeypatch, tmp_path, capsys, configs):
-    monkeypatch.setenv("PEFTBENCH_PATH", str(tmp_path / "absent"))
-    with pytest.raises(ConfigError, match="absent"):
-        cli.plugin_configs()
-    assert cli.guard(cli_main(configs), []) == 2
-    assert "which is no folder" in capsys.readouterr().err
+def test_a_plugin_folder_that_is_absent_is_named(command):
+    done = command(PEFTBENCH_PATH="/no/such/folder")
+    assert done.returncode == 2
+    assert "PEFTBENCH_PATH names '/no/such/folder', which is no folder" in done.err
 
 
-def test_the_shipped_entry_point_lists_its_own_choices():
+def test_the_shipped_entry_points_list_their_own_choices(monkeypatch, capsys):
     done = subprocess.run(
         [sys.executable, "train.py", "method=no_such"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "unknown method 'no_such'" in done.stderr
     assert "gist" in done.stderr and "Traceback" not in done.stderr
     assert len((ROOT / "train.py").read_text().splitlines()) <= 30
+    monkeypatch.setattr(sys, "argv", ["peftbench", "method=no_such"])
+    assert cli.main() == 2 and capsys.readouterr().err == done.stderr

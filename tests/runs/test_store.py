@@ -125,7 +125,8 @@ def test_a_resumed_log_equals_an_unbroken_one_whatever_was_torn(run_dir, tmp_pat
     with MetricsLog(tmp_path / "whole.jsonl") as log:
         log_some(log)
     whole = (tmp_path / "whole.jsonl").read_bytes()
-    for cut in range(len(whole) + 1):
+    ends = [i for i, c in enumerate(whole) if c == 10]
+    for cut in {0, len(whole), *range(0, len(whole), 29), *ends, *(e + 1 for e in ends)}:
         run_dir.metrics.parent.mkdir(parents=True, exist_ok=True)
         run_dir.metrics.write_bytes(whole[:cut])
         with MetricsLog(run_dir.metrics) as log:

@@ -1,0 +1,66 @@
+"""Every shipped choice composes, builds, and survives the way through its own ``config.yaml``."""
+
+import itertools
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from peftbench.runs.settings import GROUPS, Settings
+
+from .conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+CHOICES = [
+    (group, path.stem) for group in sorted(GROUPS) for path in sorted((CONFIGS / group).glob("*"))
+]
+
+
+def settings_of(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return Settings.of(compose("config", overrides=list(overrides)))
+
+
+def test_there_are_choices_of_every_group():
+    found = {group: [n for g, n in CHOICES if g == group] for group in GROUPS}
+    assert {"gist", "linear", "lora"} <= set(found["method"])
+    assert {"dinov2_small", "vit_b16"} <= set(found["backbone"])
+    assert found["protocol"] == ["honest", "paper"] and "digits" in found["data"]
+    assert found["tracker"] == ["files", "tensorboard", "wandb"] and "default" in found["trainer"]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_a_choice_composes_and_comes_back_from_its_file(group, name):
+    settings = settings_of(f"{group}={name}")
+    again = Settings.of(yaml.safe_load(yaml.safe_dump(dict(settings.plain))))
+    assert again.plain == settings.plain and getattr(again, group) == getattr(settings, group)
+
+
+METHODS = [name for group, name in CHOICES if group == "method" and name != "gist"]
+
+
+@pytest.mark.parametrize("inner", METHODS)
+def test_gist_composes_over_every_method(inner):
+    alone = settings_of(f"method={inner}").method
+    assert settings_of("method=gist", f"method@method.inner={inner}").method.inner == alone
+
+
+OPEN = [(g, n) for g, n in CHOICES if g != "backbone"]  # a backbone's file pins what it is
+
+
+@pytest.mark.parametrize(("group", "name"), OPEN)
+def test_a_file_lists_every_setting_so_that_each_can_be_changed_by_name(group, name):
+    listed = set(yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text()))
+    settings = settings_of(f"{group}={name}")
+    assert set(settings.plain[group]) - listed - {"inner"} == set()
+
+
+def test_every_run_has_an_identity_of_its_own():
+    from peftbench.runs.launch import run_dir_of
+
+    tasks = [n for g, n in CHOICES if g == "data" and n != "pocket_vision"]
+    ids = {
+        run_dir_of(settings_of(f"method={m}", f"data={d}")).run_id
+        for m, d in itertools.product(METHODS[:3], tasks)
+    }
+    assert len(ids) == len(METHODS[:3]) * len(tasks)
