@@ -163,8 +163,14 @@ class Dora(LowRank):
         return new * gain_O + cast(self.module.bias, y) * (1 - gain_O)
 
     def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return (m / norm) (W + s B A)."""
-        return self.gain()[:, None] * (weight_OI + self.weight_update()), bias_O
+        """Return (m / norm) (W + s B A), and the bias: only what edits before added is scaled."""
+        gain_O = self.gain()
+        weight = gain_O[:, None] * (weight_OI + self.weight_update())
+        if bias_O is None:
+            return weight, None
+        if self.module.bias is None:
+            return weight, gain_O * bias_O
+        return weight, gain_O * bias_O + (1 - gain_O) * self.module.bias
 
 
 class OutputScale(LinearEdit):
