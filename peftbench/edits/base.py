@@ -71,12 +71,16 @@ class Delta(nn.Module):
         return all(edit.identity for edit in self)
 
     def attach(self) -> Delta:
-        """Put every edit into the network."""
+        """Put every edit into the network; if one fails, none stays."""
         if not self._attached:
-            for edit in self:
-                edit.install(self, self._handles)
-            self._attached = True
-            self.sync()
+            try:
+                for edit in self:
+                    edit.install(self, self._handles)
+                self._attached = True
+                self.sync()
+            except BaseException:
+                self.detach()
+                raise
         return self
 
     def detach(self) -> None:
