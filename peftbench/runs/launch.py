@@ -84,6 +84,8 @@ def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
     except SystemExit as error:
         stopped = error.code == TERMINATED
         _note(settings, run_dir, "interrupted" if stopped else "failed", error)
+        if stopped:
+            say(f"stopped; the same command continues: {run_dir.path}")
         raise
     except KeyboardInterrupt as error:
         _note(settings, run_dir, "interrupted", error)

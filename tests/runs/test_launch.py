@@ -62,13 +62,14 @@ def test_a_failure_is_recorded_and_the_next_attempt_starts_clean(plain, settings
     assert Ledger(run_dir.study).rebuild() == {run_dir.run_id: "failed"}
 
 
-def test_a_stopped_run_is_resumed_and_its_state_goes_when_it_is_done(settings, monkeypatch):
+def test_a_stopped_run_is_resumed_and_its_state_goes_when_it_is_done(settings, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_RUN", "term")
     with pytest.raises(SystemExit) as stop:
         launch(settings)
     assert stop.value.code == 143
     run_dir = run_dir_of(settings)
     assert run_dir.can_resume() and not run_dir.error.exists()
+    assert f"stopped; the same command continues: {run_dir.path}" in capsys.readouterr().out
     monkeypatch.delenv("FAKE_RUN")
     assert launch(settings) == 0 and not run_dir.state.exists()
     assert states(settings) == ["started", "interrupted", "resumed", "finished"]

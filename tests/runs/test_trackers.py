@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 
@@ -58,13 +59,15 @@ def wandb_records(content):
     """Read an offline file: a 7-byte header, then blocks of 32 KiB that hold pieces of records."""
     from wandb.proto import wandb_internal_pb2
 
-    assert content[:4] == b":W&B"
+    assert content[:4] in (b":W&B", b"")
     position, parts = 7, b""
     while position + 7 <= len(content):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if position + 7 + length > len(content):
+            return  # not yet written
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last piece of one
@@ -80,7 +83,12 @@ def test_wandb_offline_keeps_the_run_id_and_all_figures(folder):
     assert tracker.problem is None and not folder.exists()
     (made,) = (folder.parent / "wandb").glob("offline-run-*")
     assert made.name.endswith(folder.name)
-    records = list(wandb_records(next(made.glob("*.wandb")).read_bytes()))
+    deadline = time.monotonic() + 60  # W&B's own process may close the file a moment later
+    records = []
+    while "exit" not in [r.WhichOneof("record_type") for r in records]:
+        assert time.monotonic() < deadline, "the offline file was never closed"
+        time.sleep(0.05)
+        records = list(wandb_records(next(made.glob("*.wandb")).read_bytes()))
     (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
     assert run.run_id == folder.name and run.run_group == "study" and run.project == "peftbench"
     found = [
