@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
-from ..errors import ArtefactError, ConfigError
+from ..errors import ArtefactError, ConfigError, IncompatibleError
 from ..files import write_json, write_tensors
 from ..methods.base import Method
 from ..spec import build, to_spec
@@ -66,16 +68,30 @@ def describe(path: str | Path) -> tuple[Path, dict[str, Any]]:
                 description = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
                 raise ArtefactError(f"{place / DESCRIPTION} is not JSON ({error})") from error
-            if description.get("schema_version") != SCHEMA:
-                raise ArtefactError(
-                    f"{place / DESCRIPTION}: schema {description.get('schema_version')} is not "
-                    f"known here (known: {SCHEMA})"
-                )
+            _check_description(place / DESCRIPTION, description)
             return place, description
     raise ArtefactError(
         f"{folder} holds no adapter: expected {DESCRIPTION} and {TENSORS} there or in its "
         "subfolder 'adapter'"
     )
+
+
+def _check_description(path: Path, description: Any) -> None:
+    """Refuse another schema and a description without the parts that loading needs."""
+    if not isinstance(description, dict):
+        raise ArtefactError(f"{path} is no description of an adapter")
+    if description.get("schema_version") != SCHEMA:
+        raise ArtefactError(
+            f"{path}: schema {description.get('schema_version')} is not known here "
+            f"(known: {SCHEMA})"
+        )
+    lacking = [k for k in ("method", "backbone", "labels", "task") if k not in description]
+    if not lacking:
+        base = description["backbone"]
+        wanted = ("name", "sha256", "source", "spec")
+        lacking = [f"backbone.{k}" for k in wanted if not isinstance(base, dict) or k not in base]
+    if lacking:
+        raise ArtefactError(f"{path} lacks '{lacking[0]}'")
 
 
 def load_adapter(path: str | Path, backbone: Backbone | nn.Module | None = None) -> Adapted:
@@ -90,15 +106,13 @@ def load_adapter(path: str | Path, backbone: Backbone | nn.Module | None = None)
 
     """
     folder, description = describe(path)
-    method: Method = build(description["method"], "adapter.method")
-    if backbone is None:
-        spec = description["backbone"]["spec"]
-        if not spec:
-            raise ArtefactError(
-                f"{folder}: the adapter was made on '{description['backbone']['name']}', a network "
-                "given by a program; pass the same network as 'backbone'"
-            )
-        backbone = build(spec, "adapter.backbone").load()
+    tensors = _stored(folder / TENSORS)
+    try:
+        method: Method = build(description["method"], "adapter.method")
+        if backbone is None:
+            backbone = _base(folder, description)
+    except ConfigError as error:
+        raise ArtefactError(f"{folder / DESCRIPTION}: {error}") from error
     if isinstance(backbone, nn.Module):
         backbone = Backbone(type(backbone).__name__, backbone, "given by the caller")
     assert isinstance(backbone, Backbone)
@@ -106,13 +120,66 @@ def load_adapter(path: str | Path, backbone: Backbone | nn.Module | None = None)
     if backbone.sha256 != wanted:
         raise ArtefactError(
             f"{folder}: made on '{description['backbone']['name']}' with weights {wanted[:12]}; "
-            f"'{backbone.name}' given here has {backbone.sha256[:12]}"
+            f"'{backbone.name}' given here has {backbone.sha256[:12]}; "
+            f"{_first_misfit(method, backbone, tensors)}"
         )
     labels = description["labels"]
-    model = Adapted(backbone, method, len(labels) if labels is not None else None)
     try:
-        model.load_tensors(load_file(str(folder / TENSORS)))
-    except (OSError, ConfigError) as error:
+        model = Adapted(backbone, method, len(labels) if labels is not None else None)
+    except IncompatibleError as error:
+        raise ArtefactError(f"{folder / DESCRIPTION}: {error}") from error
+    try:
+        _same_types(tensors, model.tensors())
+        model.load_tensors(tensors)
+    except ConfigError as error:
         model.release()
         raise ArtefactError(f"{folder / TENSORS}: {error}") from error
     return model.eval()
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    """Read the stored tensors; a damaged file is found before any network is touched."""
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error})") from error
+
+
+def _same_types(stored: dict[str, Tensor], mine: dict[str, Tensor]) -> None:
+    """Refuse numbers that would be rounded on loading."""
+    for name in sorted(stored.keys() & mine.keys()):
+        if stored[name].dtype != mine[name].dtype:
+            raise ConfigError(
+                f"tensor '{name}' is {stored[name].dtype} in the stored adapter and "
+                f"{mine[name].dtype} here"
+            )
+
+
+def _base(folder: Path, description: dict[str, Any]) -> Backbone:
+    """Load the network that the adapter names."""
+    spec = description["backbone"]["spec"]
+    if not spec:
+        raise ArtefactError(
+            f"{folder}: the adapter was made on '{description['backbone']['name']}', a network "
+            "given by a program; pass the same network as 'backbone'"
+        )
+    return build(spec, "adapter.backbone").load()
+
+
+def _first_misfit(method: Method, backbone: Backbone, tensors: dict[str, Tensor]) -> str:
+    """Say which stored tensor is the first that would not fit another network."""
+    try:
+        delta = method.plan(backbone.anatomy, torch.Generator().manual_seed(0))
+    except IncompatibleError as error:
+        return str(error)
+    here = {f"delta.{n}": t for n, t in delta.tensors().items()}
+    stored = {n: t for n, t in tensors.items() if n.startswith("delta.")}
+    for name in sorted(here.keys() | stored.keys()):
+        if name not in stored or name not in here:
+            return (
+                f"first difference: '{name}' is {'stored only' if name in stored else 'not stored'}"
+            )
+        if here[name].shape != stored[name].shape:
+            shapes = f"{tuple(stored[name].shape)} stored, {tuple(here[name].shape)} here"
+            return f"first difference: '{name}', {shapes}"
+    return "the adapter's tensors have the right shapes, but the network's weights are others"
