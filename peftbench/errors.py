@@ -30,6 +30,10 @@ class ArtefactError(PeftbenchError):
     """An adapter does not fit the network it is loaded into."""
 
 
+class ExportError(PeftbenchError):
+    """An adapter has no form in the wanted format, or its exported form computes something else."""
+
+
 class NonFiniteError(PeftbenchError):
     """A loss or gradient is not finite."""
 
@@ -60,6 +64,7 @@ def unknown(what: str, name: str, choices: Iterable[str], key: str | None = None
         name: what was given.
         choices: what is allowed.
         key: the configuration key to mend, if there is one.
+
     """
     listed = sorted({str(c) for c in choices})
     close = nearest(name, listed)

@@ -1,0 +1,46 @@
+"""``key=value`` arguments of small commands, checked against a dataclass. No Hydra needed."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+from .spec import check_fields
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], arguments: Sequence[str]) -> T:
+    """Build the dataclass ``cls`` from ``key=value`` arguments; numbers are read as numbers.
+
+    Raises:
+        ConfigError: not ``key=value``, a key given twice, unknown or missing, or a wrong value.
+
+    """
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(
+                f"'{argument}' is not KEY=VALUE\n  keys: {', '.join(hints)}\n  --help says more"
+            )
+        if key in values:
+            raise ConfigError(f"{key}: given twice")
+        values[key] = _number(text, hints.get(key))
+    return cls(**check_fields(cls, values))
+
+
+def _number(text: str, hint: Any) -> Any:
+    """Return ``text`` as the number that ``hint`` asks for, or as it is."""
+    kinds = typing.get_args(hint) or (hint,)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
