@@ -59,11 +59,14 @@ class Tokens(Edit):
         shape = (len(site.block_inputs) if deep else 1, count, site.width)
         start = (2 * torch.rand(shape, generator=seeded(generator)) - 1) * bound
         self.tokens = nn.Parameter(start)
-        self.offset = site.prefix_tokens
+        self.offset, self.behind = site.prefix_tokens, 0
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Hook the sequence where it enters and leaves, its masks, and each block if deep."""
-        self.offset = self.site.prefix_tokens + sum(e.count for e in self._in_front(delta))
+        later = self._later(delta)
+        nearer = sum(e.count for e in later if e.place == "front")
+        self.offset = self.site.prefix_tokens + nearer
+        self.behind = sum(e.count for e in later if e.place == "end")
         for mask in self.site.masks:
             handles.add(mask.edit(self._widen))
         if self.site.positions is not None:
@@ -78,14 +81,13 @@ class Tokens(Edit):
         def leave(x_BTD: Tensor) -> Tensor:
             return self._remove(x_BTD, delta)
 
-        handles.add(self.site.leave.edit(leave, first=True))
+        handles.add(self.site.leave.edit(leave))
 
-    def _in_front(self, delta: Delta) -> list[Tokens]:
-        """Return the edits that will insert between the prefix tokens and these tokens."""
+    def _later(self, delta: Delta) -> list[Tokens]:
+        """Return the edits that insert into this sequence after this one, and leave after it."""
         edits = list(delta)
         later = edits[edits.index(self) + 1 :]
-        same = [e for e in later if isinstance(e, Tokens) and e.site.name == self.site.name]
-        return [e for e in same if e.place == "front"]
+        return [e for e in later if isinstance(e, Tokens) and e.site.name == self.site.name]
 
     def _expand(self, layer: int, like_BTD: Tensor) -> Tensor:
         tokens_BMD = cast(self.tokens[layer], like_BTD).expand(like_BTD.shape[0], -1, -1)
@@ -93,6 +95,10 @@ class Tokens(Edit):
 
     def _at(self, length: int) -> int:
         return self.site.prefix_tokens if self.place == "front" else length
+
+    def _slot(self, length: int) -> int:
+        """Return the first slot of these tokens while those of later edits are in the sequence."""
+        return self.offset if self.place == "front" else length - self.count - self.behind
 
     def _insert(self, x_BTD: Tensor) -> Tensor:
         at = self._at(x_BTD.shape[1])
@@ -116,14 +122,15 @@ class Tokens(Edit):
 
     def _overwriter(self, layer: int):  # type: ignore[no-untyped-def]
         def overwrite(x_BTD: Tensor) -> Tensor:
-            start, stop = self.offset, self.offset + self.count
+            start = self._slot(x_BTD.shape[1])
             new_BMD = self._expand(layer, x_BTD)
-            return torch.cat([x_BTD[:, :start], new_BMD, x_BTD[:, stop:]], dim=1)
+            rest_BTD = x_BTD[:, start + self.count :]
+            return torch.cat([x_BTD[:, :start], new_BMD, rest_BTD], dim=1)
 
         return overwrite
 
     def _remove(self, x_BTD: Tensor, delta: Delta) -> Tensor:
-        at = self._at(x_BTD.shape[1] - self.count)
+        at = self._slot(x_BTD.shape[1])
         if self.readout is not None and (self.training or self.readout_in_eval):
             delta.taps[self.readout] = x_BTD[:, at : at + self.count].mean(1)
         return torch.cat([x_BTD[:, :at], x_BTD[:, at + self.count :]], dim=1)
