@@ -38,9 +38,8 @@ class TinyBert:
         """Build the network."""
         from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
-        config_class, model_class = (
-            (RobertaConfig, RobertaModel) if self.roberta else (BertConfig, BertModel)
-        )
+        config_class: Any = RobertaConfig if self.roberta else BertConfig
+        model_class: Any = RobertaModel if self.roberta else BertModel
         config = config_class(
             vocab_size=self.vocabulary,
             hidden_size=self.width,
@@ -71,7 +70,8 @@ class TinyT5:
         """Build the network."""
         from transformers import T5Config, T5ForConditionalGeneration
 
-        config = T5Config(
+        make_config: Any = T5Config
+        config = make_config(
             vocab_size=self.vocabulary,
             d_model=self.width,
             d_kv=self.width // self.heads,

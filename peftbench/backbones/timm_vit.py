@@ -122,7 +122,8 @@ def _channels(model: Any, blocks: tuple[Block, ...], paths: dict[int, str]) -> l
     for block in blocks:
         prefix = f"{STACK}/{block.index}"
         sites: dict[str, LinearSite] = dict(block.linears)
-        norm1, norm2 = block.module.norm1, block.module.norm2
+        module: Any = block.module
+        norm1, norm2 = module.norm1, module.norm2
         channels.append(norm_channel(f"{prefix}/norm1", norm1, paths, width))
         channels.extend(linear_channels(prefix, [sites["qkv"], sites["o"]]))
         channels.append(norm_channel(f"{prefix}/norm2", norm2, paths, width))

@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
         """Return the tuner's output, same shape as the input."""
         h_BTR = F.linear(x_BTD, cast(self.down_weight, x_BTD), cast(self.down_bias, x_BTD))
         h_BTR = ACTIVATIONS[self.activation](h_BTR)
-        bias_D = self.up_bias
+        bias_D: Tensor = self.up_bias
         if self.scale != 1.0:  # on the narrow side, where it costs least
             h_BTR, bias_D = h_BTR * self.scale, bias_D * self.scale
         return F.linear(h_BTR, cast(self.up_weight, h_BTR), cast(bias_D, h_BTR))

@@ -100,6 +100,7 @@ class Adapted(nn.Module):
 
     def _head(self, name: str, features_BD: Tensor) -> Tensor:
         head = self.heads[name]
+        assert isinstance(head, nn.Linear)
         return head(features_BD.to(head.weight.dtype))
 
     def trainable(self) -> dict[str, nn.Parameter]:
