@@ -1,0 +1,73 @@
+"""Numbers of the papers on real shapes: ViT-B/16, ViT-S/16, ViT-L/16 at 224 pixels, head aside.
+
+Counts depend on shapes only, so the networks and the edits live on the meta device.
+"""
+
+from functools import cache
+
+import pytest
+import timm
+import torch
+
+from peftbench.backbones.backbone import find_anatomy
+from peftbench.methods.adapter import Adapter
+from peftbench.methods.adaptformer import AdaptFormer
+from peftbench.methods.bitfit import BitFit
+from peftbench.methods.full import Full
+from peftbench.methods.gist import Gist
+from peftbench.methods.linear import Linear
+from peftbench.methods.lora import Lora
+from peftbench.methods.ssf import Ssf
+from peftbench.methods.vpt import Vpt
+
+B, S, L = "vit_base_patch16_224", "vit_small_patch16_224", "vit_large_patch16_224"
+SHARED = Adapter("shared_parallel", hidden=4, scale=0.1, init="small")
+
+
+@cache
+def anatomy(name):
+    with torch.device("meta"):
+        return find_anatomy(timm.create_model(name, pretrained=False, num_classes=0))
+
+
+def count(method, name=B):
+    return method.plan(anatomy(name), torch.Generator()).parameter_count()
+
+
+COUNTS = {
+    "adapter, pfeiffer, h=8": (Adapter("pfeiffer", hidden=8), 156_768),
+    "adapter, pfeiffer, h=4": (Adapter("pfeiffer", hidden=4), 82_992),
+    "adapter, houlsby, h=8": (Adapter("houlsby", hidden=8), 2 * 156_768),
+    "adapter, shared, h=4": (SHARED, 82_992),
+    "AdaptFormer, h=8": (AdaptFormer(hidden=8), 156_768),
+    "SSF": (Ssf(), 205_824),
+    "LoRA q,v r=8": (Lora(("q", "v"), rank=8), 294_912),
+    "LoRA q,v r=1": (Lora(("q", "v"), rank=1), 36_864),
+    "BitFit": (BitFit(), 102_912),
+    "VPT-shallow, 10": (Vpt(10), 7_680),
+    "VPT-shallow, 1": (Vpt(1), 768),
+    "VPT-deep, 50": (Vpt(50, deep=True), 460_800),
+    "VPT-deep, 1": (Vpt(1, deep=True), 9_216),
+    "full": (Full(), 85_798_656),
+    "linear": (Linear(), 0),
+    "GIST": (Gist(), 83_760),
+    "GIST over adapter, h=8": (Gist(inner=Adapter("pfeiffer", hidden=8)), 157_536),
+}
+
+
+@pytest.mark.parametrize("row", COUNTS)
+def test_vit_b16(row):
+    method, wanted = COUNTS[row]
+    assert count(method) == wanted
+
+
+@pytest.mark.parametrize("row", [r for r in COUNTS if not r.startswith("GIST")])
+@pytest.mark.parametrize(("name", "width"), [(B, 768), (S, 384), (L, 1024)])
+def test_gist_adds_its_width_to_every_host(row, name, width):
+    host = COUNTS[row][0]
+    assert count(Gist(inner=host), name) - count(host, name) == width
+    assert count(Gist(inner=host, tokens=3), name) - count(host, name) == 3 * width
+
+
+def test_the_frozen_backbone():
+    assert sum(p.numel() for p in anatomy(B).model.parameters()) == 85_798_656
