@@ -49,7 +49,7 @@ class Difference:
             f"{self.rows} rows"
         )
 
-    def require(self, bound: float, what: str) -> None:
+    def require(self, bound: float, what: str, hint: str = "") -> None:
         """Refuse a difference above ``bound`` (relative) or one that is not a number.
 
         Raises:
@@ -59,7 +59,7 @@ class Difference:
         if not self.relative <= bound:
             raise ExportError(
                 f"{what} computes something else than the adapter: {self}; "
-                f"bound: {bound:.0e} relative"
+                f"bound: {bound:.0e} relative" + (f" ({hint})" if hint else "")
             )
 
 

@@ -104,7 +104,7 @@ def merge(
     found = plain_logits(backbone.anatomy, network, head, inputs)
     difference = compare(found, reference)
     limit = bound_for(network) if bound is None else bound
-    difference.require(limit, "the merged network")
+    difference.require(limit, "the merged network", hint="to allow more: bound=NUMBER")
     names = tuple(edit.name for edit in model.delta)
     return Merged(network, head, backbone.anatomy, names, difference, limit)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
+from ..backbones.preprocess import Preprocess
 from ..errors import ExportError
 from ..files import sha256_file, write_json, write_tensors, write_text
 from .folder import HEAD_FILE, base_facts, head_note, new_folder, put_head, write_head
@@ -90,6 +91,7 @@ def _write_timm(
         "model_args": arguments,
         "pretrained_cfg": {
             **{key: cfg[key] for key in keep if key in cfg},
+            **_pixels(backbone.preprocess),
             "input_size": [3, *network.patch_embed.img_size],
             "fixed_input_size": True,
             "num_classes": classes,
@@ -108,9 +110,26 @@ def _write_timm(
     import timm
     model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)
 
-or `timm.create_model("{cfg["architecture"]}", num_classes={classes}, {model_arguments},
-checkpoint_path="{WEIGHTS}")`. The classifier head is part of the network.
+or
+
+    model = timm.create_model("{cfg["architecture"]}", num_classes={classes},
+                              {model_arguments}, checkpoint_path="{WEIGHTS}")
+
+The classifier head is part of the network.
 """
+
+
+def _pixels(preprocess: Preprocess | None) -> dict[str, Any]:
+    """Return in timm's words how images were brought to the network: squashed to its square."""
+    if preprocess is None:
+        return {}
+    return {
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
 
 
 def _write_transformers(merged: Merged, place: Path) -> str:
