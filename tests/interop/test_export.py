@@ -82,7 +82,7 @@ def test_merged_vit_loads_with_timm_alone(name, tmp_path, script):
     by_folder = timm.create_model(f"local-dir:{out}", pretrained=True)
     pixels = timm.data.resolve_model_data_config(by_folder)
     assert (pixels["crop_mode"], pixels["crop_pct"]) == ("squash", 1.0)
-    assert pixels["mean"] == tuple(facts["preprocess"]["mean"])
+    assert list(pixels["mean"]) == facts["preprocess"]["mean"]
     for network in (by_hand, by_folder):
         with torch.no_grad():
             found = network.eval()(inputs["image"])
