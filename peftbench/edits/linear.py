@@ -6,15 +6,16 @@ Shape legend: N rows (all leading axes flattened), I input width, O output width
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import noise
+from . import fused, noise
 from .base import Delta, Edit
-from .sites import ChannelSite, Handles, LinearSite, cast, seeded
+from .sites import ChannelSite, Handles, LinearSite, cast, seeded, wrap_forward
 
 
 class LinearEdit(Edit):
@@ -79,6 +80,29 @@ class LowRank(LinearEdit):
             self.a[site.role] = nn.Parameter(a_RI)
             self.b[site.role] = nn.Parameter(torch.zeros(site.out_features, rank))
 
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Stand in for the layer's forward where nothing edits its output yet; else hook it."""
+        if self.module._forward_hooks:
+            super().install(delta, handles)
+        else:
+            handles.add(wrap_forward(self.module, self.around))
+
+    def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return the updated output, in one fused step where that is possible."""
+        dropped = self.training and self.dropout > 0
+        if dropped or not fused.fits(x, self.module.weight):
+            return self.change(x, forward(x))
+        a = [self.a[s.role] for s in self.sites]
+        return fused.FusedLowRank.apply(
+            x,
+            self.module.weight,
+            self.module.bias,
+            a[0] if len(a) == 1 else torch.cat(a),
+            self.scale,
+            tuple(s.rows for s in self.sites),
+            *(self.b[s.role] for s in self.sites),
+        )
+
     def update(self, x_NI: Tensor, y_NO: Tensor) -> Tensor:
         """Return ``y + s B A x`` for flattened rows, touching only the rows of each role."""
         site = self.sites[0]
@@ -89,16 +113,17 @@ class LowRank(LinearEdit):
             )
         stacked = torch.cat([self.a[s.role] for s in self.sites])
         hidden = cast(x_NI @ cast(stacked, x_NI).t(), y_NO).split(self.rank, dim=1)
-        parts, at = [], 0
-        for s, h_NR in sorted(zip(self.sites, hidden, strict=True), key=lambda p: p[0].rows):
-            start, stop = s.rows
-            if start > at:
-                parts.append(y_NO[:, at:start])
-            b_OR = cast(self.b[s.role], y_NO)
-            parts.append(torch.addmm(y_NO[:, start:stop], h_NR, b_OR.t(), alpha=self.scale))
-            at = stop
-        if at < y_NO.shape[1]:
-            parts.append(y_NO[:, at:])
+        by_start = {s.rows[0]: (s, h) for s, h in zip(self.sites, hidden, strict=True)}
+        edges = sorted({0, y_NO.shape[1], *(edge for s in self.sites for edge in s.rows)})
+        parts = []  # one split, so that its backward pass is one concatenation
+        for start, y_part in zip(
+            edges, y_NO.split([b - a for a, b in pairwise(edges)], dim=1), strict=False
+        ):
+            if start in by_start:
+                s, h_NR = by_start[start]
+                b_OR = cast(self.b[s.role], y_NO)
+                y_part = torch.addmm(y_part, h_NR, b_OR.t(), alpha=self.scale)
+            parts.append(y_part)
         return torch.cat(parts, dim=1)
 
     def change(self, x: Tensor, y: Tensor) -> Tensor:
@@ -131,6 +156,10 @@ class Dora(LowRank):
         self.m = nn.ParameterDict()
         for s in self.sites:  # B is zero: ||W||, by the same sum as in a step, so the ratio is 1
             self.m[s.role] = nn.Parameter(self.row_norm(s))
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook the layer's output, whose magnitudes are scaled after the update."""
+        LinearEdit.install(self, delta, handles)
 
     def row_norm(self, s: LinearSite) -> Tensor:
         """Return ||W + s B A|| per output row of a role, (O,), no gradient."""
