@@ -28,6 +28,7 @@ def build(spec: Mapping[str, Any], key: str = "") -> Any:
 
     Raises:
         ConfigError: unknown target, unknown field, missing field, wrong type or value.
+
     """
     cls = locate(spec.get(TARGET), key)
     values = check_fields(cls, {k: v for k, v in spec.items() if k != TARGET}, key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ..edits.sites import AttentionSite, ChannelSite, LinearSite, OpSite, SequenceSite
-from ..errors import IncompatibleError, unknown
+from ..errors import ConfigError, IncompatibleError, unknown
 
 ROLE_GROUPS: dict[str, tuple[str, ...]] = {
     "attn": ("q", "k", "v", "o"),
@@ -16,6 +16,23 @@ ROLE_GROUPS: dict[str, tuple[str, ...]] = {
     "mlp": ("up", "gate", "down"),
     "all": ("q", "k", "v", "o", "up", "gate", "down"),
 }
+
+
+def expand_roles(roles: Sequence[str], key: str = "method.roles") -> set[str]:
+    """Return the single roles behind roles and groups.
+
+    Raises:
+        ConfigError: a name is neither; ``key`` is the setting to mend.
+    """
+    known = set(ROLE_GROUPS["all"])
+    wanted: set[str] = set()
+    for role in roles:
+        if role not in known and role not in ROLE_GROUPS:
+            raise unknown("linear role", role, known | set(ROLE_GROUPS), key)
+        wanted.update(ROLE_GROUPS.get(role, (role,)))
+    if not wanted:
+        raise ConfigError(f"{key}: at least one role is needed")
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ class Anatomy:
             IncompatibleError: no layer of this network plays any of the roles.
 
         """
-        wanted = self._expand(roles)
+        wanted = expand_roles(roles)
         fused = any(r in ("qkv", "attn", "all") for r in roles)
         groups: list[list[LinearSite]] = []
         for block in self.blocks:
@@ -149,18 +166,6 @@ class Anatomy:
         if not groups:
             raise IncompatibleError(f"{self.family} has no linear layer in the roles {list(roles)}")
         return groups
-
-    def _expand(self, roles: Sequence[str]) -> set[str]:
-        known = set(ROLE_GROUPS["all"])
-        wanted: set[str] = set()
-        for role in roles:
-            if role in ROLE_GROUPS:
-                wanted.update(ROLE_GROUPS[role])
-            elif role in known:
-                wanted.add(role)
-            else:
-                raise unknown("linear role", role, known | set(ROLE_GROUPS), "method.roles")
-        return wanted
 
     def owners(self) -> dict[str, list[tuple[nn.Module, str]]]:
         """Return, for every parameter by its first name, each (module, attribute) that holds it."""

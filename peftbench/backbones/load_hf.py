@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,6 +24,8 @@ def _seeded(spec: Any, make: Any) -> Any:
 @dataclass(frozen=True)
 class TinyBert:
     """A random BERT or RoBERTa encoder. Dropout is off unless ``dropout`` says otherwise."""
+
+    family: ClassVar[str] = "bert"
 
     width: int = 32
     depth: int = 2
@@ -59,6 +61,8 @@ class TinyBert:
 class TinyT5:
     """A random gated T5 with encoder, decoder and language-model head. Dropout is off."""
 
+    family: ClassVar[str] = "t5"
+
     width: int = 32
     depth: int = 2
     heads: int = 4
@@ -89,6 +93,8 @@ class TinyT5:
 @dataclass(frozen=True)
 class TinyLlama:
     """A random LLaMA with language-model head and grouped keys and values."""
+
+    family: ClassVar[str] = "llama"
 
     width: int = 32
     depth: int = 2

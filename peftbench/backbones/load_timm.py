@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -33,6 +33,8 @@ class TimmViT:
         seed: of the random weights.
 
     """
+
+    family: ClassVar[str] = "vit"
 
     model: str
     image_size: int | None = None
@@ -67,7 +69,9 @@ class PackagedDinov2Small:
 
     """
 
-    image_size: int = 70
+    family: ClassVar[str] = "vit"
+
+    image_size: int = 56
     drop_path: float = 0.0
     weights: str | None = None
 

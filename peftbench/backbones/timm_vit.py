@@ -1,4 +1,4 @@
-"""timm's plain vision transformers (``timm.models.vision_transformer.VisionTransformer``), DINOv2 too.
+"""timm's plain vision transformers (``VisionTransformer``), DINOv2 among them.
 
 Dosovitskiy et al., arXiv 2010.11929. Blocks are pre-norm:
 ``x = x + drop_path1(ls1(attn(norm1(x)))); x = x + drop_path2(ls2(mlp(norm2(x))))``.

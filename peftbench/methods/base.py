@@ -88,20 +88,20 @@ class Method:
         params.update({f"heads.{n}": p for n, p in heads.named_parameters()})
         return [ParamGroup(params)]
 
-    def check(self, anatomy: Anatomy) -> None:
-        """Refuse a network on which the method has no meaning, with the reason.
+    def check(self, family: str) -> None:
+        """Refuse a family on which the method has no meaning, with the reason.
 
         Raises:
             IncompatibleError: the family is refused.
 
         """
-        reason = self.refused.get(anatomy.family)
+        reason = self.refused.get(family)
         if reason:
             raise IncompatibleError(
-                f"method {type(self).__name__} has no meaning on {anatomy.family}: {reason}"
+                f"method {type(self).__name__} has no meaning on {family}: {reason}"
             )
 
     def plan(self, anatomy: Anatomy, generator: torch.Generator) -> Delta:
         """Check the network and return the delta of this method over it, not yet attached."""
-        self.check(anatomy)
+        self.check(anatomy.family)
         return Delta(self.edits(anatomy, generator))

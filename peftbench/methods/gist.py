@@ -80,11 +80,11 @@ class Gist(Method):
         if isinstance(self.inner, Gist):
             raise ConfigError("method.inner: GIST wraps another method, not itself")
 
-    def check(self, anatomy: Anatomy) -> None:
+    def check(self, family: str) -> None:
         """Refuse what the host refuses, and networks without a class position."""
-        self.inner.check(anatomy)
+        self.inner.check(family)
         if self.enabled:
-            super().check(anatomy)
+            super().check(family)
 
     def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
         """Return the host's edits, then the tokens, which so stand next to the class token."""

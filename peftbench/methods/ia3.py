@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backbones.anatomy import Anatomy
+from ..backbones.anatomy import Anatomy, expand_roles
 from ..edits import Edit, InputScale, OutputScale
+from ..errors import ConfigError
 from .base import Method
 from .checks import layer_name
 
@@ -24,6 +25,13 @@ class IA3(Method):
 
     outputs: tuple[str, ...] = ("k", "v")
     inputs: tuple[str, ...] = ("down",)
+
+    def __post_init__(self) -> None:
+        if not self.outputs and not self.inputs:
+            raise ConfigError("method.outputs and method.inputs: at least one role is needed")
+        for key, roles in (("method.outputs", self.outputs), ("method.inputs", self.inputs)):
+            if roles:
+                expand_roles(roles, key)
 
     def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
         """One edit per scaled layer."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backbones.anatomy import Anatomy
+from ..backbones.anatomy import Anatomy, expand_roles
 from ..edits import Edit, LowRank
 from .base import Method
 from .checks import at_least, fraction, layer_name
@@ -35,6 +35,7 @@ class Lora(Method):
     def __post_init__(self) -> None:
         at_least("method.rank", self.rank, 1)
         fraction("method.dropout", self.dropout)
+        expand_roles(self.roles)
 
     def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
         """One edit per linear layer, for all the roles it plays."""

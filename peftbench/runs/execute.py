@@ -84,6 +84,7 @@ class _Execution:
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings, self.run_dir = settings, run_dir
+        settings.method.check(settings.backbone.family)  # before a weight is read
         self.protocol: Protocol = settings.protocol
         self.accelerator: Accelerator = make_accelerator(settings.trainer)
         reset_peak_memory(self.accelerator.device)
@@ -211,11 +212,13 @@ class _Execution:
 
     def _close_phase(self, fitter: Fitter, report: FitReport, phase: Phase, number: int) -> None:
         self.found["reports"].append({"phase": phase.name, "fit": list(phase.fit), **vars(report)})
-        best = self.found.get("best")
-        if self.best and best:
+        if phase.watch is not None and self.best:
+            best, metrics = self.found["best"], self.found["metrics"]
             fitter.model.load_tensors({n.removeprefix("best."): t for n, t in self.best.items()})
+            self.best.clear()
             self.found["stop_epoch"] = best["epoch"] + 1
-            self.found["metrics"][phase.watch] = best["metrics"]
+            metrics[f"{phase.watch}_last_epoch"] = metrics[phase.watch]
+            metrics[phase.watch] = best["metrics"]
         if number + 1 == len(self.phases) and phase.watch != "test":
             scored = self._score(fitter, "test")
             self._log(report.steps, fitter.cfg.epochs, "test", scored.metrics)
@@ -234,7 +237,8 @@ class _Execution:
         metrics = self.found["metrics"]
         value = metrics["test"][task.primary]
         manifest = {**task.manifest, "sha256": task.manifest_sha256}
-        counted = {name: manifest["splits"][name]["count"] for name in metrics}
+        sizes = {name: part["count"] for name, part in manifest["splits"].items()}
+        counted = {name: sizes[name.removesuffix("_last_epoch")] for name in metrics}
         intervals = {
             name: {"accuracy": list(wilson(round(m["accuracy"] * counted[name]), counted[name]))}
             for name, m in metrics.items()

@@ -42,14 +42,14 @@ class Trainer:
 
     """
 
-    epochs: int = 10
+    epochs: int = 5
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
     eval_batch_size: int = 128
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-4
     decay: Literal["matrices", "all"] = "matrices"
     betas: tuple[float, ...] = (0.9, 0.999)
