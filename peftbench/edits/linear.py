@@ -81,11 +81,11 @@ class LowRank(LinearEdit):
             self.b[site.role] = nn.Parameter(torch.zeros(site.out_features, rank))
 
     def install(self, delta: Delta, handles: Handles) -> None:
-        """Stand in for the layer's forward where nothing edits its output yet; else hook it."""
-        if self.module._forward_hooks:
-            super().install(delta, handles)
-        else:
+        """Stand in for the layer's forward where nothing edits it yet; else hook its output."""
+        if fused.free(self.module):
             handles.add(wrap_forward(self.module, self.around))
+        else:
+            super().install(delta, handles)
 
     def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return the updated output, in one fused step where that is possible."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from peftbench.edits import Delta, LinearSite, LowRank, OutputScale, fused
 
@@ -74,6 +75,25 @@ def test_edits_of_one_layer_act_in_the_order_of_attachment(first):
     Delta(order).attach()
     expected = update.change(x, scale.change(x, y)) if first == "scale" else scale.change(x, moved)
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_two_updates_of_one_layer_both_count():
+    layer, first = make(WHOLE)
+    second = LowRank("second", first.sites, rank=2, alpha=2.0)
+    nn.init.normal_(second.b["o"])
+    x = torch.randn(3, 12)
+    expected = layer(x) + nn.functional.linear(x, first.weight_update() + second.weight_update())
+    Delta([first, second]).attach()
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_torchs_counter_sees_every_product():
+    layer, edit = make(WHOLE)
+    Delta([edit]).attach()
+    x = torch.randn(5, 12, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == 4 * 5 * 12 * 18 + 6 * 5 * 3 * (12 + 18)
 
 
 def test_a_frozen_input_needs_no_gradient_and_a_training_weight_gets_one():
