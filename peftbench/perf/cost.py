@@ -1,0 +1,239 @@
+"""What a pass costs by torch's counter, and what it would have to cost.
+
+The rule: a method's FLOPs are those of the frozen network down to its lowest trainable tensor, plus
+what its own parameters must cost. The first part is measured with a trainable vector in the place
+of every edit (no matrix product of its own); the second is written here, from shapes.
+Shape legend: N rows (all leading axes flattened), I and O widths of a layer, R rank, T tokens,
+M tokens or rows added, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..backbones import Anatomy, Backbone, Stack
+from ..edits import (
+    AddedBias,
+    Bottleneck,
+    Dora,
+    Edit,
+    InputScale,
+    LowRank,
+    OpEdit,
+    OutputScale,
+    Prefix,
+    ScaleShift,
+    TensorRef,
+    Tokens,
+    Weight,
+)
+from ..edits.sites import Handles
+from ..errors import IncompatibleError
+from ..methods import Method
+from ..train.model import Adapted
+from .rows import AddedVector, bottom
+from .subjects import twin
+
+
+def counted_flops(run: Callable[[], object]) -> float:
+    """Return FLOPs of ``run`` by torch's counter.
+
+    Attention runs as plain matrix products while it is counted, the same on every device: two
+    forward and four backward. Fused kernels recompute one more, which is theirs to decide.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Return bytes that a forward pass keeps for its backward pass.
+
+    Each storage counts once; parameters and buffers do not count.
+    """
+    own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    own |= {b.untyped_storage().data_ptr() for b in model.buffers()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = forward()
+        total = sum(kept.values())
+    del loss
+    return total
+
+
+@dataclass(frozen=True)
+class Probes(Method):
+    """A trainable vector at every place where another method's edits act.
+
+    Attributes:
+        plan_of: (anatomy) -> the edits of the other method.
+
+    """
+
+    plan_of: Callable[[Anatomy], list[Edit]] = lambda anatomy: []
+
+    def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
+        """One vector per distinct place."""
+        places: dict[tuple[int, str], TensorRef] = {}
+        for edit in self.plan_of(anatomy):
+            for place in _places(edit, anatomy):
+                places.setdefault((id(place.module), place.side), place)
+        return [AddedVector(f"probe{i}", place, 1) for i, place in enumerate(places.values())]
+
+
+def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
+    """Return where a vector must stand so that gradients reach as far down as the edit needs."""
+    if isinstance(edit, InputScale):
+        return [TensorRef(edit.module, "input", 0)]
+    if isinstance(edit, LowRank | OutputScale | AddedBias):
+        return [TensorRef(edit.module, "output")]
+    if isinstance(edit, AddedVector):
+        return [edit.place]
+    if isinstance(edit, ScaleShift):
+        return [edit.site.output]
+    if isinstance(edit, OpEdit):
+        return [site.output for site in edit.sites]
+    if isinstance(edit, Tokens):
+        return [bottom(anatomy)]
+    if isinstance(edit, Prefix):
+        for block in anatomy.blocks:
+            for kind, site in block.attentions.items():
+                if site is edit.site or site.module is edit.site.module:
+                    lead = "" if kind == "attn" else "cross_"
+                    return [TensorRef(block.linears[f"{lead}v"].module, "output")]
+    if isinstance(edit, Weight):
+        module = edit.owners[0][0]
+        leaf = not any(True for _ in module.children()) and not isinstance(module, nn.Embedding)
+        return [TensorRef(module, "output") if leaf else bottom(anatomy)]
+    raise IncompatibleError(f"no cost is written down for the edit {type(edit).__name__}")
+
+
+class Shapes:
+    """Rows N that pass each layer, and (B, T) of each stack, seen in one forward pass."""
+
+    def __init__(self, model: Adapted, forward: Callable[[], object]) -> None:
+        self.rows: dict[int, int] = {}
+        self.sequences: dict[str, tuple[int, int]] = {}
+        handles = Handles()
+        anatomy = model.backbone.anatomy
+        for module in model.base.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                handles.add(module.register_forward_hook(self._see))
+        for stack in anatomy.stacks:
+            handles.add(stack.sequence.block_inputs[0].watch(self._sequence(stack.name)))
+            for block in stack.blocks:
+                for op in block.ops.values():
+                    handles.add(op.output.watch(self._operation(op.name)))
+        self.operations: dict[str, int] = {}
+        with torch.no_grad():
+            forward()
+        handles.remove()
+
+    def _see(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        self.rows[id(module)] = output.numel() // weight.shape[0]
+
+    def _sequence(self, name: str) -> Callable[[Tensor], None]:
+        def see(x_BTD: Tensor) -> None:
+            self.sequences[name] = (x_BTD.shape[0], x_BTD.shape[1])
+
+        return see
+
+    def _operation(self, name: str) -> Callable[[Tensor], None]:
+        def see(x_BTD: Tensor) -> None:
+            self.operations[name] = x_BTD.shape[:-1].numel()
+
+        return see
+
+
+def own_flops(model: Adapted, forward: Callable[[], object]) -> float:
+    """Return FLOPs that a method's own parameters must cost in a forward and backward pass."""
+    shapes, anatomy = Shapes(model, forward), model.backbone.anatomy
+    total = sum(_own(edit, shapes, anatomy) for edit in model.delta)
+    for stack in anatomy.stacks:
+        tokens = [e for e in model.delta if isinstance(e, Tokens) and e.site.name == stack.name]
+        if tokens:
+            total += _token_rows(sum(e.count for e in tokens), stack, shapes)
+    return float(total)
+
+
+def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy) -> int:
+    if isinstance(edit, LowRank):  # A and B: forward, and twice that backward
+        rows, width = shapes.rows[id(edit.module)], edit.module.in_features
+        total = sum(6 * rows * edit.rank * (width + s.out_features) for s in edit.sites)
+        if isinstance(edit, Dora):  # W A^T, A A^T and B (A A^T), no gradient
+            total += sum(
+                2 * edit.rank * (s.out_features * width + edit.rank * (width + s.out_features))
+                for s in edit.sites
+            )
+        return total
+    if isinstance(edit, OpEdit):
+        if not isinstance(edit.tuner, Bottleneck):
+            raise IncompatibleError(f"no cost is written down for {type(edit.tuner).__name__}")
+        numbers = edit.tuner.down_weight.numel() + edit.tuner.up_weight.numel()
+        return sum(6 * shapes.operations[site.name] * numbers for site in edit.sites)
+    if isinstance(edit, Prefix):  # scores and mixtures over M more keys: two products, then four
+        block = next(b for b in anatomy.blocks if edit.site in b.attentions.values())
+        lead = "" if block.attentions.get("attn") == edit.site else "cross_"
+        rows = shapes.rows[id(block.linears[f"{lead}o"].module)]
+        return 12 * rows * edit.length * block.linears[f"{lead}o"].in_features
+    if isinstance(edit, Weight):  # the gradient of each layer's weight
+        return sum(
+            2 * shapes.rows[id(module)] * edit.value.numel()
+            for module, _ in edit.owners
+            if id(module) in shapes.rows and edit.value.dim() > 1
+        )
+    return 0  # element-wise, or counted per stack (tokens)
+
+
+def _token_rows(count: int, stack: Stack, shapes: Shapes) -> int:
+    """Return what M more rows cost in every block of a stack, forward and to the inputs."""
+    batch, length = shapes.sequences[stack.name]
+    before, total = length - count, 0
+    for block in stack.blocks:
+        layers = {id(s.module): s.module for s in block.linears.values()}
+        total += sum(4 * batch * count * layer.weight.numel() for layer in layers.values())
+        width = block.linears["o"].in_features
+        total += 12 * batch * width * (length**2 - before**2)
+    return total
+
+
+def necessary_flops(
+    model: Adapted, run: Callable[[Adapted], object], forward: Callable[[Adapted], object]
+) -> float:
+    """Return the FLOPs that a pass of ``model`` must cost: its floor, and its own parameters.
+
+    Args:
+        model: attached; its network is shared with a twin that carries probes in its place.
+        run: one forward and backward pass of a model.
+        forward: one forward pass of a model.
+
+    """
+    method, own = model.method, own_flops(model, lambda: forward(model))
+
+    def plan(anatomy: Anatomy) -> list[Edit]:
+        return method.edits(anatomy, torch.Generator().manual_seed(0))
+
+    classes = model.heads["main"].out_features if model.heads else None
+    backbone = model.release()
+    try:
+        twin_base = Backbone(backbone.name, twin(backbone.model), backbone.source)
+    finally:
+        model.delta.attach()
+    device = next(twin_base.model.parameters()).device
+    probe = Adapted(twin_base, Probes(plan), classes).to(device).train()  # type: ignore[arg-type]
+    return counted_flops(lambda: run(probe)) + own
