@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..errors import ConfigError, CorruptAssetError, MissingAssetError
+from ..errors import ConfigError, CorruptAssetError, MissingAssetError, nearest
 from ..spec import to_spec
 from .backbone import Backbone
 from .preprocess import Preprocess
@@ -52,9 +52,12 @@ class TimmViT:
                 give a local one.
 
         """
+        _known(self.model)
         source = _weight_source(self.model, self.weights, self.init)
-        overlay = {"file": self.weights} if self.weights else None
-        model = create(self, self.model, overlay)
+        from_file = bool(self.weights) and self.init == "pretrained"
+        model = create(self, pretrained=self.init == "pretrained" and not from_file)
+        if from_file:
+            load_file(model, _local(str(self.weights)), self.model)
         return _finish(self, self.model, model, source)
 
 
@@ -89,37 +92,72 @@ class PackagedDinov2Small:
 
             path = dinov2_small() / "model.safetensors"
         spec = TimmViT("vit_small_patch14_dinov2", self.image_size, self.drop_path)
-        model = create(spec, spec.model, {"file": str(path)})
+        model = create(spec, pretrained=False)
+        load_file(model, path, spec.model)
         source = self.weights or "packaged DINOv2-small, saliency-tuned derivative"
         return _finish(self, "dinov2_small", model, source)
 
 
-def create(spec: TimmViT, name: str, overlay: dict[str, Any] | None) -> Any:
-    """Call timm, with a local file in the overlay where there is one."""
+def create(spec: TimmViT, pretrained: bool) -> Any:
+    """Call timm for a network without a classifier, with the hub's weights or random ones.
+
+    Raises:
+        MissingAssetError: the hub's weights cannot be had.
+    """
     import timm
 
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": spec.drop_path}
     if spec.image_size is not None:
         options["img_size"] = spec.image_size
     options.update(spec.arch or {})
-    pretrained = spec.init == "pretrained"
-    if overlay:
-        overlay = {**overlay, "num_classes": 0}
     devices: list[int] = []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(spec.seed)
         try:
-            return timm.create_model(
-                name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options
-            )
+            return timm.create_model(spec.model, pretrained=pretrained, **options)
         except OSError as error:
-            raise _missing(name, str(error)) from error
-        except (RuntimeError, ValueError, KeyError) as error:
-            if overlay:
-                raise CorruptAssetError(
-                    f"backbone.weights: {overlay['file']} does not fit {name}: {error}"
-                ) from error
-            raise
+            raise _missing(spec.model, str(error)) from error
+
+
+def load_file(model: Any, path: Path, name: str) -> None:
+    """Load a local file strictly: every tensor but the classifier's must be there and fit.
+
+    Args:
+        model: without a classifier; its position embedding is filled by resampling.
+        path: safetensors, a PyTorch file (weights only), or JAX's .npz.
+        name: timm name, for messages.
+
+    Raises:
+        CorruptAssetError: the file cannot be read or does not fit.
+    """
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    try:
+        if path.suffix in (".npz", ".npy"):
+            model.load_pretrained(str(path))
+            return
+        tensors = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
+        kept = {k: v for k, v in tensors.items() if not k.startswith(("head.", "head_dist."))}
+        model.load_state_dict(kept, strict=True)
+    except Exception as error:  # readers of four formats raise what they like
+        reason = " ".join(str(error).split())
+        raise CorruptAssetError(
+            f"backbone.weights: {path} does not fit {name}: {reason[:400]}"
+        ) from error
+
+
+def _known(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        choices = timm.list_models("vit_*") + timm.list_models("vit_*", pretrained=True)
+        close = nearest(name, choices)
+        raise ConfigError(
+            f"backbone.model: timm knows no network '{name}'."
+            + (f" Did you mean '{close}'?" if close else "")
+            + "\n  all names: python -c \"import timm; print(timm.list_models('vit_*'))\""
+        )
 
 
 def _finish(spec: Any, name: str, model: Any, source: str) -> Backbone:

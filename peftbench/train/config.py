@@ -42,7 +42,7 @@ class Trainer:
 
     """
 
-    epochs: int = 5
+    epochs: int = 4
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
