@@ -26,6 +26,7 @@ class TinyBert:
     """A random BERT or RoBERTa encoder. Dropout is off unless ``dropout`` says otherwise."""
 
     family: ClassVar[str] = "bert"
+    takes: ClassVar[str] = "text"
 
     width: int = 32
     depth: int = 2
@@ -62,6 +63,7 @@ class TinyT5:
     """A random gated T5 with encoder, decoder and language-model head. Dropout is off."""
 
     family: ClassVar[str] = "t5"
+    takes: ClassVar[str] = "text"
 
     width: int = 32
     depth: int = 2
@@ -95,6 +97,7 @@ class TinyLlama:
     """A random LLaMA with language-model head and grouped keys and values."""
 
     family: ClassVar[str] = "llama"
+    takes: ClassVar[str] = "text"
 
     width: int = 32
     depth: int = 2

@@ -35,6 +35,7 @@ class TimmViT:
     """
 
     family: ClassVar[str] = "vit"
+    takes: ClassVar[str] = "image"
 
     model: str
     image_size: int | None = None
@@ -73,6 +74,7 @@ class PackagedDinov2Small:
     """
 
     family: ClassVar[str] = "vit"
+    takes: ClassVar[str] = "image"
 
     image_size: int = 56
     drop_path: float = 0.0

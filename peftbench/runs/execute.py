@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..backbones.backbone import Backbone
-from ..errors import ConfigError
+from ..errors import ConfigError, IncompatibleError
 from ..tasks.batch import Split
 from ..tasks.interval import wilson
 from ..train import state as states
@@ -79,12 +79,27 @@ def resident_backbone(settings: Settings) -> Backbone:
     return _resident[key]
 
 
+def check_pair(settings: Settings) -> None:
+    """Refuse combinations that have no meaning, before a weight or a sample is read.
+
+    Raises:
+        IncompatibleError: says which two do not go together, and why.
+    """
+    backbone, data = settings.backbone, settings.data
+    if backbone.takes != data.takes:
+        raise IncompatibleError(
+            f"backbone={settings.names['backbone']} reads {backbone.takes}, and "
+            f"data={settings.names['data']} is {data.takes}"
+        )
+    settings.method.check(backbone.family)
+
+
 class _Execution:
     """The course of one run."""
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings, self.run_dir = settings, run_dir
-        settings.method.check(settings.backbone.family)  # before a weight is read
+        check_pair(settings)
         self.protocol: Protocol = settings.protocol
         self.accelerator: Accelerator = make_accelerator(settings.trainer)
         reset_peak_memory(self.accelerator.device)

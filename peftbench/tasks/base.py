@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +27,14 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 class DataSpec(ABC):
-    """Settings that name a task; small, and built before anything is read."""
+    """Settings that name a task; small, and built before anything is read.
+
+    Attributes:
+        takes: what a network must read to be used with the task, ``image`` or ``text``.
+
+    """
+
+    takes: ClassVar[str]
 
     @property
     @abstractmethod

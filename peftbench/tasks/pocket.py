@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -136,6 +136,8 @@ class PocketVision(DataSpec):
         task: one of ``SOURCES``.
 
     """
+
+    takes: ClassVar[str] = "image"
 
     task: str
 
