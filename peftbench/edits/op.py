@@ -114,6 +114,9 @@ class OpEdit(Edit):
         def add(y_BTD: Tensor) -> Tensor:
             return y_BTD + cast(self.tuner(seen.pop()), y_BTD)
 
-        handles.add(source.watch(seen.append))
+        def keep(x_BTD: Tensor) -> None:
+            seen.append(x_BTD)
+
+        handles.add(source.watch(keep))
         handles.add(output.edit(add))
         handles.add(seen.clear)
