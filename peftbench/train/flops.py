@@ -25,7 +25,7 @@ def count_step(fitter: Fitter) -> float:
             with torch.no_grad():
                 features = model.features(fitter.inputs(batch))
             counter.flop_counts.clear()
-            output = model.classify(features)
+            output = model.forward({}, features_BD=features)
         else:
             output = model.forward(fitter.inputs(batch))
 

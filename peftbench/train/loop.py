@@ -293,12 +293,11 @@ class Fitter:
 
     def forward(self, batch: Batch) -> Output:
         """Run the model on a raw batch, through cached features where there are any."""
+        runner = self.runner if self.model.training else self.model
         if self.cache is not None:
-            features = self.cache.get(batch, lambda b: self.model.features(self.inputs(b)))
-            return self.model.classify(features)
-        if self.model.training:
-            return self.runner(self.inputs(batch))
-        return self.model(self.inputs(batch))
+            features_BD = self.cache.get(batch, lambda b: self.model.features(self.inputs(b)))
+            return runner({}, features_BD=features_BD)
+        return runner(self.inputs(batch))
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the network takes: images resized and normalised on the device."""

@@ -65,15 +65,23 @@ class Adapted(nn.Module):
         self.delta.attach()
 
     def forward(
-        self, inputs: Mapping[str, Tensor], context: Mapping[str, Tensor] | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        context: Mapping[str, Tensor] | None = None,
+        features_BD: Tensor | None = None,
     ) -> Output:
         """Return logits and extra logits.
 
         Args:
             inputs: what the network takes: normalised images, or ids and mask.
             context: tensors that edits read, such as context ids per token.
+            features_BD: pooled features that were computed before, where no edit changes them;
+                the head alone reads them. Given here and not to the head, so that a wrapper for
+                several processes sees the call and adds up its gradients.
 
         """
+        if features_BD is not None:
+            return Output(self._head(MAIN, features_BD))
         anatomy, delta = self.backbone.anatomy, self.delta
         delta.taps.clear()
         delta.context.clear()
@@ -89,10 +97,6 @@ class Adapted(nn.Module):
                 token_BD = anatomy.read_token(self.base, delta.taps.pop(name))
                 extra[name] = self._head(name if kind == "separate" else MAIN, token_BD)
         return Output(self._head(MAIN, pooled_BD), extra)
-
-    def classify(self, features_BD: Tensor) -> Output:
-        """Return logits from features that were computed before (no edit is in the way)."""
-        return Output(self._head(MAIN, features_BD))
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return pooled features (B, D)."""

@@ -20,9 +20,13 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
-def test_two_processes_equal_one(launcher: str, tmp_path: Path) -> None:
-    train(*WORDS, f"output={tmp_path / 'one'}")
+@pytest.mark.parametrize(
+    ("launcher", "method"), [("accelerate", "gist"), ("torchrun", "gist"), ("torchrun", "linear")]
+)
+def test_two_processes_equal_one(launcher: str, method: str, tmp_path: Path) -> None:
+    """Linear probing too: its cached features must not pass by the sum over processes."""
+    words = (*WORDS, f"method={method}")
+    train(*words, f"output={tmp_path / 'one'}")
     folder = Path(sys.executable).parent
     head = {
         "accelerate": ["launch", "--num_processes", "2", "--main_process_port", free_port()],
@@ -31,7 +35,7 @@ def test_two_processes_equal_one(launcher: str, tmp_path: Path) -> None:
     program = shutil.which(launcher, path=str(folder)) or shutil.which(launcher)
     assert program, f"{launcher} is not installed"
     done = subprocess.run(
-        [program, *head, str(ROOT / "train.py"), *WORDS, f"output={tmp_path / 'two'}"],
+        [program, *head, str(ROOT / "train.py"), *words, f"output={tmp_path / 'two'}"],
         capture_output=True,
         text=True,
         cwd=ROOT,
