@@ -203,6 +203,7 @@ class Fitter:
                 self.hooks.epoch_end(self, epoch, self.step)
                 self.model.train()
                 epoch_start = time.perf_counter()
+            self._save_or_stop()
         return self.report
 
     def _after_step(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
@@ -218,6 +219,9 @@ class Fitter:
         self.hooks.progress(
             self.step, self.total_steps, {"loss": terms["loss"], "samples_per_s": rate}
         )
+
+    def _save_or_stop(self) -> None:
+        """Save where it is time to; after an epoch's end has been dealt with, so none is lost."""
         if any_process(self.hooks.should_stop(), self.accelerator):
             self.save()
             raise Interrupted

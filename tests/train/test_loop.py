@@ -122,6 +122,28 @@ def test_resume_is_bit_identical(method: Method, stop_after: int, tmp_path: Path
     assert second.report.steps == 6
 
 
+@pytest.mark.parametrize("stop_after", [2, 3, 6])
+def test_an_epoch_that_ends_at_a_stop_is_dealt_with_once(stop_after: int, tmp_path: Path) -> None:
+    ends: list[tuple[int, int]] = []
+    steps: list[int] = []
+
+    def epoch_end(f: Fitter, epoch: int, step: int) -> None:
+        ends.append((epoch, step))
+
+    def stop() -> bool:
+        steps.append(1)
+        return len(steps) == stop_after
+
+    with pytest.raises(Interrupted):
+        fitter(folder=tmp_path, should_stop=stop, epoch_end=epoch_end).run()
+    again = fitter(folder=tmp_path, epoch_end=epoch_end)
+    saved, _ = states.load(tmp_path)
+    assert saved is not None and saved.step == stop_after
+    again.resume(saved)
+    again.run()
+    assert ends == [(0, 3), (1, 6)]
+
+
 def test_a_torn_state_falls_back_to_the_one_before(tmp_path: Path) -> None:
     f = fitter(folder=tmp_path)
     f.save()
