@@ -7,6 +7,7 @@ that a finished phase found out travels in the saved state, so a killed run lose
 from __future__ import annotations
 
 import json
+import math
 import signal
 import statistics
 import threading
@@ -21,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..backbones.backbone import Backbone
-from ..errors import ConfigError, IncompatibleError
+from ..errors import ConfigError, IncompatibleError, NonFiniteError
 from ..tasks.batch import Split
 from ..tasks.interval import wilson
 from ..train import state as states
@@ -64,7 +65,11 @@ def execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
         Interrupted: the run was told to stop; its state is written.
 
     """
-    return _Execution(settings, run_dir).result()
+    try:
+        return _Execution(settings, run_dir).result()
+    except BaseException:
+        _resident.clear()  # its edits may still be in the network, which the next run would share
+        raise
 
 
 _resident: dict[str, Backbone] = {}
@@ -222,6 +227,12 @@ class _Execution:
             self.task.open_test()
             self.found["test_reads"] = self.found.get("test_reads", 0) + 1
         scored = fitter.evaluate(self.task.split(name))
+        for figure, value in scored.metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{figure} on '{name}' is {value} after step {fitter.step}: the network's "
+                    "outputs are not finite; a smaller trainer.lr or precision=fp32 may help"
+                )
         self.found["eval_s"] += scored.seconds
         return scored
 
