@@ -1,5 +1,6 @@
 """The step benchmark: statistics, the command line, peers, and what it may import."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -118,9 +119,12 @@ def test_the_command_prints_tables_and_writes_them(tmp_path):
         (("--rounds", "0"), "at least 1"),
     ],
 )
-def test_wrong_options_are_named(options, text):
-    done = run(*options)
-    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+def test_wrong_options_are_named(options, text, capsys):
+    spec = importlib.util.spec_from_file_location("bench_step", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.main(options) == 2
+    assert text in capsys.readouterr().err
 
 
 def test_methods_are_read_without_hydra(tmp_path):

@@ -27,7 +27,7 @@ def small():
     for name in ("vit_tiny", "llama_tiny", "vit_s", "llama"):
         subject = SUBJECTS[name]
         if name in ("vit_s", "llama"):
-            subject = replace(subject, batch=1, tokens=min(subject.tokens, 32))
+            subject = replace(subject, batch=1, tokens=min(subject.tokens, 16))
         found[name] = subject, load(subject, CPU, torch.float32)
     return found
 
