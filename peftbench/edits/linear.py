@@ -165,7 +165,8 @@ class Dora(LowRank):
         """Return ||W + s B A|| per output row of a role, (O,), no gradient."""
         with torch.no_grad():
             weight = self.module.weight[s.rows[0] : s.rows[1]].float()
-            a_RI, b_OR = self.a[s.role].float(), self.b[s.role].float()
+            a_RI = self.a[s.role].float().to(weight.device)  # a new edit starts on the CPU
+            b_OR = self.b[s.role].float().to(weight.device)
             cross_O = ((weight @ a_RI.t()) * b_OR).sum(1)
             square_O = ((b_OR @ (a_RI @ a_RI.t())) * b_OR).sum(1)
             total = weight.pow(2).sum(1) + 2 * self.scale * cross_O + self.scale**2 * square_O
