@@ -67,7 +67,7 @@ def evaluate(
     world, rank = accelerator.num_processes, accelerator.process_index
     total = len(split)
     share = -(-total // world)
-    mine = torch.arange(rank * share, min((rank + 1) * share, total))
+    mine = torch.arange(min(rank * share, total), min((rank + 1) * share, total))
     parts = []
     for at in range(0, len(mine), batch_size):
         index = mine[at : at + batch_size]
