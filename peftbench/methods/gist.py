@@ -8,6 +8,7 @@ Shape legend: B batch, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -131,8 +132,8 @@ class Gist(Method):
             return output.logits
         if self.inference == "gist":
             return output.extra[GIST]
-        mean = (output.logits.softmax(-1) + output.extra[GIST].softmax(-1)) / 2
-        return mean.log()
+        both = [F.log_softmax(x.float(), -1) for x in (output.logits, output.extra[GIST])]
+        return torch.logaddexp(*both) - math.log(2)  # finite where a probability underflows
 
     def param_groups(self, delta: Delta, heads: nn.Module) -> list[ParamGroup]:
         """Return the host's groups, with the tokens apart where they are not decayed."""

@@ -1,11 +1,14 @@
 """GIST on other plain vision transformers, its inference modes, and what it refuses."""
 
+import math
+
 import pytest
 import tiny
 import torch
 from vits import disturb, images, over, vit
 
 from peftbench.errors import ConfigError, IncompatibleError
+from peftbench.methods.base import Output
 from peftbench.methods.gist import Gist
 
 
@@ -78,3 +81,10 @@ def test_language_model_heads_are_refused():
     for name in ("t5_tiny_random", "llama_tiny_random"):
         with pytest.raises(IncompatibleError, match="class"):
             Gist().plan(tiny.backbone(name).anatomy, torch.Generator())
+
+
+def test_mean_of_probabilities_stays_finite_where_one_underflows():
+    logits = torch.tensor([[200.0, 0.0, -200.0]])
+    scores = Gist(inference="mean_prob").scores(Output(logits, {"gist": 2 * logits}))
+    assert torch.isfinite(scores).all()
+    assert scores.argmax() == 0 and scores[0, 1].item() == pytest.approx(-200.0 - math.log(2))
