@@ -153,6 +153,7 @@ class Fitter:
         self.optimizer = make_optimizer(groups, cfg)
         self.schedule = Schedule(self.optimizer, cfg, self.steps_per_epoch)
         if cfg.compile:
+            torch.compiler.reset()  # graphs of earlier fits count against torch's limit
             model.compile(fullgraph=True)
         self.runner, self.stepper = self.accelerator.prepare(model, self.optimizer)
 

@@ -260,6 +260,16 @@ def test_checkpointing_and_bf16_train() -> None:
     fitter()  # back to fp32 in the same process
 
 
+def test_many_compiled_fits_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sweep: torch refuses more than a few graphs of one piece of code."""
+    cfg = dataclasses.replace(CFG, compile=True, max_steps=1)
+    whole = nn.Module.compile
+    monkeypatch.setattr(Adapted, "compile", lambda m, **o: whole(m, backend="eager", **o))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for rank in range(1, 6):
+        fitter(Lora(rank=rank), cfg).run()
+
+
 def test_fp16_and_a_missing_device_are_refused_with_the_reason() -> None:
     if torch.cuda.is_available():
         return
