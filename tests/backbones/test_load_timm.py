@@ -82,3 +82,29 @@ def test_random_weights_repeat_and_leave_the_random_stream_alone() -> None:
     b = TimmViT(NAME, init="random", arch=ARCH).load()
     c = TimmViT(NAME, init="random", arch=ARCH, seed=1).load()
     assert a.sha256 == b.sha256 != c.sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"image_size": 0}, "backbone.image_size: 0"),
+        ({"image_size": 7}, "smaller than a patch of 16"),
+        ({"drop_path": 1.0}, "backbone.drop_path: 1.0"),
+        ({"drop_path": -0.1}, "backbone.drop_path: -0.1"),
+        ({"arch": {"embed_dim": 33, "num_heads": 4}}, "timm cannot build"),
+        ({"arch": {"colour": 1}}, "timm cannot build"),
+    ],
+)
+def test_what_cannot_be_built_is_a_mistake_in_the_settings(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TimmViT(NAME, **{"init": "random", "arch": ARCH, **options}).load()
+
+
+def test_a_file_that_random_weights_would_leave_unread_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="would leave it unread"):
+        TimmViT(NAME, weights=str(file), init="random", arch=ARCH)
+
+
+def test_another_kind_of_network_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="'swin_tiny_patch4_window7_224' is no plain vision"):
+        TimmViT("swin_tiny_patch4_window7_224", init="random").load()
