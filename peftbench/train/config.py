@@ -75,7 +75,10 @@ class Trainer:
                 raise ConfigError(f"trainer.{name}: {getattr(self, name)} must be at least 1")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(f"trainer.max_steps: {self.max_steps} must be at least 1, or null")
-        for name in ("lr", "weight_decay", "warmup_lr", "min_lr", "momentum", "save_every_s"):
+        for name in (
+            *("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr"),
+            *("momentum", "save_every_s"),
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"trainer.{name}: {getattr(self, name)} must not be negative")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftbench.errors import ConfigError
 from peftbench.methods.base import ParamGroup
 from peftbench.train.config import Trainer
 from peftbench.train.optim import Schedule, make_optimizer
@@ -108,3 +109,9 @@ def test_adamw_and_sgd_take_their_settings():
     assert adam.param_groups[0]["betas"] == (0.8, 0.9) and adam.param_groups[0]["eps"] == 1e-8
     sgd = make_optimizer(group, Trainer(optimizer="sgd", momentum=0.7))
     assert isinstance(sgd, torch.optim.SGD) and sgd.param_groups[0]["momentum"] == 0.7
+
+
+@pytest.mark.parametrize("name", ["warmup_epochs", "lr", "min_lr"])
+def test_negative_settings_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"trainer.{name}: -1"):
+        Trainer(**{name: -1})
