@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from ..errors import ConfigError
 from ..files import remove_leftovers, replacing, write_json, write_text
 from .lock import held
 from .process import warn
@@ -119,9 +121,18 @@ class RunDir:
 
         Raises:
             RunLockedError: another process (or another part of this one) holds the run.
+            ConfigError: the folder cannot be made or written to.
 
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"output: no results can be written to {self.path} ({error.strerror or error}); "
+                "name another folder with output=FOLDER"
+            ) from error
         with held(self.path / ".lock"):
             yield
 

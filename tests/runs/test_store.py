@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from peftbench.errors import RunLockedError
+from peftbench.errors import ConfigError, RunLockedError
 from peftbench.runs.settings import Settings
 from peftbench.runs.store import Ledger, MetricsLog, RunDir, find_finished
 
@@ -242,3 +242,10 @@ def test_a_result_with_a_number_json_lacks_is_refused(run_dir, plain, fakes):
     with pytest.raises(ValueError, match="JSON compliant"):
         run_dir.finish(fakes.result_of(settings, run_dir.run_id, float("nan")))
     assert sorted(p.name for p in run_dir.path.iterdir()) == ["config.yaml"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_mistake_in_the_settings(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    lock = RunDir(tmp_path / "file" / "study" / "run").lock()
+    with pytest.raises(ConfigError, match="output: no results can be written"):
+        lock.__enter__()
