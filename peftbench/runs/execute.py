@@ -131,6 +131,7 @@ class _Execution:
                     model = self._fit(number, state if number == first else None)
                     if number + 1 < len(self.phases):
                         model.release()
+                        self.accelerator.free_memory()  # it holds the optimiser, moments and all
                 summary = self._finish(model)
             return summary
         finally:
@@ -237,7 +238,9 @@ class _Execution:
         return scored
 
     def _close_phase(self, fitter: Fitter, report: FitReport, phase: Phase, number: int) -> None:
-        self.found["reports"].append({"phase": phase.name, "fit": list(phase.fit), **vars(report)})
+        about = {"phase": phase.name, "fit": list(phase.fit)}
+        flops = report.flops(len(fitter.split))
+        self.found["reports"].append({**about, **vars(report), "flops": flops})
         if phase.watch is not None and self.best:
             best, metrics = self.found["best"], self.found["metrics"]
             fitter.model.load_tensors({n.removeprefix("best."): t for n, t in self.best.items()})
@@ -326,7 +329,7 @@ class _Execution:
             "eval_s": self.found["eval_s"],
             "step_ms_median": 1e3 * statistics.median(steps),
             "samples_per_s": sum(r["samples"] for r in reports) / seconds,
-            "train_flops": sum(r["step_flops"] * r["steps"] for r in reports),
+            "train_flops": sum(r["flops"] for r in reports),
             "peak_memory_bytes": peak_memory(self.accelerator.device),
             "steps": len(steps),
         }

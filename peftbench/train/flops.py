@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from .loop import Fitter
 
 
-def count_step(fitter: Fitter) -> float:
-    """Return FLOPs of one forward and backward pass over a full global batch.
+def count_sample(fitter: Fitter) -> tuple[float, float]:
+    """Return FLOPs of one training sample: of every step, and of features computed once.
 
     One pass over one sample is run eagerly, counted and thrown away; no parameter, gradient or
-    random stream is changed. Zero where features are cached: such steps hold only the head.
+    random stream is changed. Where features are cached, a step holds only the head.
     """
-    model = fitter.model
+    model, once = fitter.model, 0
     batch = fitter.split.take(fitter.batch_index(0, 0)[:1].to(fitter.split.labels.device))
     devices: list[int] = []
     with torch.random.fork_rng(devices=devices), FlopCounterMode(display=False) as counter:
         if fitter.cache is not None:
             with torch.no_grad():
                 features = model.features(fitter.inputs(batch))
-            counter.flop_counts.clear()
+            once = counter.get_total_flops()
             output = model.forward({}, features_BD=features)
         else:
             output = model.forward(fitter.inputs(batch))
@@ -36,5 +36,4 @@ def count_step(fitter: Fitter) -> float:
         torch.stack([term.sum() for term in losses.values()]).sum().backward()
     for parameter in fitter.params.values():
         parameter.grad = None
-    rows = min(fitter.cfg.batch_size, len(fitter.split))
-    return float(counter.get_total_flops() * rows)
+    return float(counter.get_total_flops() - once), float(once)

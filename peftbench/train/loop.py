@@ -31,7 +31,7 @@ from .config import Trainer
 from .engine import any_process, sum_over_processes
 from .evaluate import Evaluation, evaluate
 from .features import FeatureCache, cacheable
-from .flops import count_step
+from .flops import count_sample
 from .model import Adapted
 from .optim import Schedule, make_optimizer
 
@@ -76,7 +76,8 @@ class FitReport:
     seconds: float = 0.0
     step_seconds: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
-    step_flops: float = 0.0
+    sample_flops: float = 0.0
+    feature_flops: float = 0.0
 
     @property
     def step_ms_median(self) -> float:
@@ -87,6 +88,11 @@ class FitReport:
     def samples_per_s(self) -> float:
         """Training samples per second of stepping time, over all processes."""
         return self.samples / self.seconds if self.seconds else 0.0
+
+    def flops(self, count: int) -> float:
+        """Return FLOPs of the fit over a split of ``count`` samples."""
+        once = min(self.samples, count)
+        return self.sample_flops * self.samples + self.feature_flops * once
 
 
 class Fitter:
@@ -191,8 +197,8 @@ class Fitter:
 
         """
         self.model.train()
-        if self.report.step_flops == 0:
-            self.report.step_flops = count_step(self)
+        if self.report.sample_flops == 0:
+            self.report.sample_flops, self.report.feature_flops = count_sample(self)
         epoch_start = time.perf_counter()
         while self.step < self.total_steps:
             epoch, place = divmod(self.step, self.steps_per_epoch)

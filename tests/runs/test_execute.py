@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from peftbench.errors import NonFiniteError
@@ -62,3 +63,19 @@ def test_a_network_that_ends_non_finite_is_refused_by_name(tmp_path: Path) -> No
     with pytest.raises(NonFiniteError, match="on 'val' is nan after step 1"):
         run(tmp_path, FULL, max_steps=1, lr=1e30, warmup_epochs=0, schedule="constant")
     assert not (tmp_path / "s/r/adapter").exists()
+
+
+def test_the_second_fit_does_not_keep_the_first_ones_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    prepare = Accelerator.prepare
+
+    def counted(self: Accelerator, *parts: Any) -> Any:
+        made = prepare(self, *parts)
+        held.append(len(self._optimizers))
+        return made
+
+    monkeypatch.setattr(Accelerator, "prepare", counted)
+    run(tmp_path, FULL, max_steps=1)
+    assert held == [1, 1]

@@ -22,6 +22,7 @@ from peftbench.tasks.batch import Split
 from peftbench.train import Adapted, Fitter, Hooks, Interrupted, Trainer
 from peftbench.train import state as states
 from peftbench.train.engine import make_accelerator
+from peftbench.train.flops import count_sample
 
 ARCH = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 CFG = Trainer(epochs=2, batch_size=8, eval_batch_size=16, lr=1e-2, save_every_s=1e9, log_every=1)
@@ -281,14 +282,22 @@ def test_fp16_and_a_missing_device_are_refused_with_the_reason() -> None:
         fitter(cfg=dataclasses.replace(CFG, device="tpu"))
 
 
-def test_flops_of_a_step_are_counted_without_a_trace() -> None:
+def test_flops_of_a_sample_are_counted_without_a_trace() -> None:
     f = fitter()
     before = {n: p.detach().clone() for n, p in f.params.items()}
-    f.cfg = dataclasses.replace(f.cfg, max_steps=1)
-    from peftbench.train.flops import count_step
-
-    flops = count_step(f)
-    tokens, width, rows = 18, 32, 8
+    flops, once = count_sample(f)
+    tokens, width = 18, 32
     block = 12 * width * width * tokens * 2
-    assert 2 * block * 2 * rows < flops < 4 * block * 2 * rows
+    assert 2 * block * 2 < flops < 4 * block * 2 and once == 0
     assert all(torch.equal(before[n], p) and p.grad is None for n, p in f.params.items())
+
+
+def test_flops_of_a_fit_follow_its_samples() -> None:
+    """Two epochs of 20 samples in batches of 8, 8 and 4; features count once for each sample."""
+    report = fitter().run()
+    assert report.flops(20) == 40 * report.sample_flops > 0
+    cached = fitter(Linear()).run()
+    plain = fitter(Linear(), dataclasses.replace(CFG, cache_features=False)).run()
+    assert cached.flops(20) == 40 * cached.sample_flops + 20 * cached.feature_flops
+    assert cached.sample_flops + cached.feature_flops == plain.sample_flops
+    assert cached.flops(20) < 0.6 * plain.flops(20)
