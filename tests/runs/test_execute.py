@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate import Accelerator
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from peftbench.errors import NonFiniteError
+from peftbench.errors import ConfigError, NonFiniteError
+from peftbench.files import write_tensors
 from peftbench.runs.execute import execute
 from peftbench.runs.settings import Settings
 from peftbench.runs.store import RunDir
@@ -79,3 +82,18 @@ def test_the_second_fit_does_not_keep_the_first_ones_optimiser(
     monkeypatch.setattr(Accelerator, "prepare", counted)
     run(tmp_path, FULL, max_steps=1)
     assert held == [1, 1]
+
+
+def test_a_run_does_not_continue_on_other_weights(tmp_path: Path) -> None:
+    words = {"max_steps": 4, "save_every_s": 0.0}
+    _, run_dir = run(tmp_path, LINEAR, **words)
+    assert run_dir.can_resume()
+    run(tmp_path, LINEAR, **words)
+    last = run_dir.state / "last.safetensors"
+    with safe_open(str(last), "pt") as file:
+        text = file.metadata()["state"]
+    tensors = load_file(str(last))
+    found = json.loads(text)["info"]["extra"]["base_sha256"]
+    write_tensors(last, tensors, {"state": text.replace(found, "0" * 64)})
+    with pytest.raises(ConfigError, match="weights have changed"):
+        run(tmp_path, LINEAR, **words)
