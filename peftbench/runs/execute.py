@@ -121,6 +121,7 @@ class _Execution:
         self.best: dict[str, Tensor] = {}
 
     def result(self) -> dict[str, Any]:
+        """Go through what is left of the run and return the content of ``result.json``."""
         state = self._saved_state()
         first = state.phase if state else 0
         summary: dict[str, Any] = {}
@@ -144,6 +145,11 @@ class _Execution:
         for problem in problems:
             warn(f"{problem}; an earlier state is used, or the run starts anew")
         if state is not None:
+            if state.info["extra"]["base_sha256"] != self.base_sha256:
+                raise ConfigError(
+                    f"backbone: the weights have changed since {self.run_dir.state} was saved; put "
+                    f"the old ones back, or remove {self.run_dir.path} to start anew"
+                )
             self.found = state.info["extra"]["found"]
             self.offset = state.info["extra"]["offset"]
         if self.log is not None:
@@ -173,7 +179,11 @@ class _Execution:
             self.best = _best_of(state)
             state.tensors = {k: v for k, v in state.tensors.items() if not k.startswith("best.")}
             fitter.resume(state)
-        fitter.info = {"found": self.found, "offset": self.offset}
+        fitter.info = {
+            "found": self.found,
+            "offset": self.offset,
+            "base_sha256": self.base_sha256,
+        }
         fitter.extra_tensors = self.best
         if state is None and number > 0:
             fitter.save()
