@@ -89,6 +89,7 @@ def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
         raise
     except KeyboardInterrupt as error:
         _note(settings, run_dir, "interrupted", error)
+        say(f"interrupted; the same command continues from its last state: {run_dir.path}")
         raise SystemExit(INTERRUPTED) from error
     except BaseException as error:
         _note(settings, run_dir, "failed", error)

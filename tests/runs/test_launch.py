@@ -230,3 +230,11 @@ def test_being_stopped_stops_the_suite(plain, fakes, monkeypatch):
     with pytest.raises(SystemExit):
         launch(settings)
     assert len(fakes.calls()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(settings, fakes, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_RUN", "ctrl-c")
+    with pytest.raises(SystemExit) as stop:
+        launch(settings)
+    assert stop.value.code == 130
+    assert "interrupted; the same command continues" in capsys.readouterr().out
