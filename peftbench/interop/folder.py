@@ -31,12 +31,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``folder`` if the block succeeds, else disappears.
 
     Raises:
-        ExportError: ``folder`` is there already and not empty.
+        ExportError: ``folder`` is there already and not empty, or cannot be made.
 
     """
     require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    parent = folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be made ({error.strerror or error})") from error
     try:
         yield temporary
         umask = os.umask(0)

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import peftbench
+from peftbench.errors import ExportError
+from peftbench.interop.folder import new_folder
 from peftbench.train.artefact import save_adapter
 
 SCRIPT = str(tiny.ROOT / "scripts" / "export.py")
@@ -184,3 +186,9 @@ def test_help(script):
     assert script("--help")[0] == 0
     assert "to=merged" in script("--help")[1]
     assert script()[0] == 2
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ExportError, match="cannot be made"), new_folder(tmp_path / "file" / "out"):
+        pass
