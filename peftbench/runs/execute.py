@@ -29,7 +29,7 @@ from ..train import state as states
 from ..train.artefact import save_adapter
 from ..train.engine import device_name, make_accelerator, peak_memory, reset_peak_memory
 from ..train.evaluate import Evaluation
-from ..train.loop import FitReport, Fitter, Hooks
+from ..train.loop import FitReport, Fitter, Hooks, Interrupted
 from ..train.model import Adapted
 from . import trackers
 from .environment import environment
@@ -306,6 +306,7 @@ class _Execution:
                 "split": "test",
                 "ci95": intervals["test"][task.primary],
                 "interval": "Wilson, binomial, one seed",
+                "selection": self._selection()["rule"],
             },
             "params": counts,
             "artefact_bytes": size,
@@ -351,18 +352,32 @@ def _best_of(state: states.State) -> dict[str, Tensor]:
 
 @contextmanager
 def _flagged(stop: threading.Event) -> Iterator[None]:
-    """Turn SIGTERM and SIGUSR1 into a flag that training looks at after every step."""
+    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that is seen after every step.
+
+    After a Ctrl-C the run ends as one that was interrupted from the keyboard, with its state
+    written; a second Ctrl-C ends it at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    keyboard: list[int] = []
+
     def raise_flag(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if keyboard:
+                raise KeyboardInterrupt
+            keyboard.append(number)
         stop.set()
 
-    kinds = (signal.SIGTERM, signal.SIGUSR1)
+    kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = {kind: signal.signal(kind, raise_flag) for kind in kinds}
     try:
         yield
+    except Interrupted as stopped:
+        if keyboard:
+            raise KeyboardInterrupt from stopped
+        raise
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

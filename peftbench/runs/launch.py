@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..files import sha256_file
 from . import trackers
 from .identity import run_id
 from .process import INTERRUPTED, TERMINATED, describe, is_main, say
@@ -36,8 +37,15 @@ def launch(settings: Settings) -> int:
 
 
 def run_dir_of(settings: Settings) -> RunDir:
-    """Return the directory of the run that the settings define; nothing is read or written."""
-    identity = run_id(settings.plain, settings.data.manifest_sha256)
+    """Return the directory of the run that the settings define; nothing is written.
+
+    A local weight file counts by its content, wherever it lies and however its path is spelled.
+    """
+    plain = dict(settings.plain)
+    weights = Path(str(plain["backbone"].get("weights") or "")).expanduser()
+    if weights.is_file():
+        plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{sha256_file(weights)}"}
+    identity = run_id(plain, settings.data.manifest_sha256)
     return RunDir(Path(settings.output) / settings.study / identity)
 
 

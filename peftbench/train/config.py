@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +74,14 @@ class Trainer:
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}: {getattr(self, name)} must be at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"trainer.{name}: {value} is not a finite number")
+        if self.schedule_per == "epoch" and self.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"trainer.warmup_epochs: {self.warmup_epochs} of {self.epochs} epochs leave none "
+                "at the learning rate; allowed with schedule_per=epoch: fewer than trainer.epochs"
+            )
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(f"trainer.max_steps: {self.max_steps} must be at least 1, or null")
         for name in (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +16,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .config import Trainer
 
+RESET = Path("/proc/self/clear_refs")
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -28,8 +31,8 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
     if cfg.device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ConfigError("trainer.device: no CUDA device is at hand; allowed here: auto, cpu")
-        if ":" in cfg.device:
-            torch.cuda.set_device(cfg.device)
+        if cfg.device != "cuda":
+            torch.cuda.set_device(_cuda_index(cfg.device))
     elif cfg.device not in ("auto", "cpu"):
         raise ConfigError(f"trainer.device: '{cfg.device}' is not auto, cpu, cuda or cuda:N")
     if cfg.precision == "fp16" and wants_cpu:
@@ -38,6 +41,17 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=single)
     GradientState._reset_state()
     return Accelerator(mixed_precision=MIXED[cfg.precision], cpu=wants_cpu)
+
+
+def _cuda_index(name: str) -> int:
+    """Return N of ``cuda:N``."""
+    number, count = name.removeprefix("cuda:"), torch.cuda.device_count()
+    if not name.startswith("cuda:") or not number.isdigit() or int(number) >= count:
+        known = ", ".join(f"cuda:{i}" for i in range(count))
+        raise ConfigError(
+            f"trainer.device: '{name}' is not here; allowed: auto, cpu, cuda, {known}"
+        )
+    return int(number)
 
 
 def device_name(accelerator: Accelerator) -> str:
@@ -49,15 +63,25 @@ def device_name(accelerator: Accelerator) -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of peak memory where the device keeps one."""
+    """Start a new measurement of peak memory.
+
+    Linux keeps the peak of a process since it was last reset, so that runs that share a process do
+    not inherit each other's; elsewhere on a CPU the peak is that of the whole process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif RESET.exists():
+        with contextlib.suppress(OSError):  # not allowed in every container
+            RESET.write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
     """Return peak memory in bytes: allocated on the GPU, or the process's resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if RESET.exists():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 

@@ -7,6 +7,7 @@ Shape legend: R rows of a global batch, b rows of one part.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -263,11 +264,7 @@ class Fitter:
         terms = dict(zip(sums, totals.tolist(), strict=True))
         terms["loss"] = sum(terms.values())
         if not math.isfinite(terms["loss"]):
-            ids = self.split.ids[rows_R.to(self.split.ids.device)].tolist()
-            raise NonFiniteError(
-                f"loss is {terms['loss']} at step {self.step} (terms {terms}); sample ids {ids}; "
-                "nothing was updated, and the last good state is kept"
-            )
+            self._refuse_loss(terms, rows_R)
         if self.cfg.grad_clip is not None:
             norm = self.accelerator.clip_grad_norm_(self.params.values(), self.cfg.grad_clip)
             terms["grad_norm"] = float(norm)
@@ -276,6 +273,16 @@ class Fitter:
         self.model.delta.sync()
         terms["lr"] = lr
         return terms
+
+    def _refuse_loss(self, terms: Mapping[str, float], rows_R: Tensor) -> NoReturn:
+        """Stop before the update; the state that the step started from is still good: keep it."""
+        with contextlib.suppress(NonFiniteError):  # or it was not: then an older one stays
+            self.save()
+        ids = self.split.ids[rows_R.to(self.split.ids.device)].tolist()
+        raise NonFiniteError(
+            f"loss is {terms['loss']} at step {self.step} (terms {dict(terms)}); sample ids {ids}; "
+            "nothing was updated, and the last good state is kept"
+        )
 
     def _part(self, rows_R: Tensor, part_b: Tensor) -> dict[str, Tensor]:
         """Run one part forward and backward; return its share of each loss term of the batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -48,6 +49,7 @@ class Schedule:
         warmup = min(cfg.warmup_epochs, cfg.epochs) * unit
         self.warmup = warmup
         self.peaks = [group["lr"] for group in optimizer.param_groups]
+        logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # one step is fine
         self.cosine = CosineLRScheduler(
             optimizer,
             t_initial=cfg.epochs * unit,

@@ -238,3 +238,27 @@ def test_ctrl_c_says_how_to_go_on(settings, fakes, monkeypatch, capsys):
         launch(settings)
     assert stop.value.code == 130
     assert "interrupted; the same command continues" in capsys.readouterr().out
+
+
+def test_local_weights_count_by_content(tmp_path, monkeypatch):
+    """The same bytes elsewhere are the same run; other bytes at the same path are not."""
+    from peftbench.backbones.load_timm import TimmViT
+    from peftbench.methods.lora import Lora
+    from peftbench.runs.settings import Files, Protocol, Settings
+    from peftbench.tasks.pocket import PocketVision
+    from peftbench.train.config import Trainer
+
+    def identity(weights):
+        backbone = TimmViT("vit_tiny_patch16_224", weights=str(weights))
+        parts = (Lora(), backbone, PocketVision("digits"), Trainer(), Protocol(), Files())
+        return run_dir_of(Settings(*parts, 0, "s", "o")).run_id
+
+    first, copy = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    first.write_bytes(b"one")
+    copy.write_bytes(b"one")
+    before = identity(first)
+    assert identity(copy) == before
+    monkeypatch.chdir(tmp_path)
+    assert identity("a.safetensors") == before
+    first.write_bytes(b"two")
+    assert identity(first) != before

@@ -301,3 +301,23 @@ def test_flops_of_a_fit_follow_its_samples() -> None:
     assert cached.flops(20) == 40 * cached.sample_flops + 20 * cached.feature_flops
     assert cached.sample_flops + cached.feature_flops == plain.sample_flops
     assert cached.flops(20) < 0.6 * plain.flops(20)
+
+
+def test_peak_memory_belongs_to_the_run_and_not_to_the_process() -> None:
+    from peftbench.train.engine import RESET, peak_memory, reset_peak_memory
+
+    cpu = torch.device("cpu")
+    large = torch.ones(100_000_000)
+    high = peak_memory(cpu)
+    del large
+    reset_peak_memory(cpu)
+    if RESET.exists():
+        assert peak_memory(cpu) < high - 200_000_000
+    assert peak_memory(cpu) > 50_000_000
+
+
+def test_numbers_that_are_none_and_a_warm_up_without_end_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.lr: nan"):
+        Trainer(lr=float("nan"))
+    with pytest.raises(ConfigError, match=r"trainer\.warmup_epochs: 1 of 1"):
+        Trainer(epochs=1, schedule_per="epoch")
