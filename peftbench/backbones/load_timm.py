@@ -85,7 +85,7 @@ class PackagedDinov2Small:
     family: ClassVar[str] = "vit"
     takes: ClassVar[str] = "image"
 
-    image_size: int = 56
+    image_size: int = 42
     drop_path: float = 0.0
     weights: str | None = None
 

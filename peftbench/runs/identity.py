@@ -18,6 +18,7 @@ VOLATILE: Mapping[str, str] = {
     "names": "labels of the choices; what was chosen stands in the groups themselves",
     "tracker": "figures are copied there, none is read back",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
+    "trainer.threads": "the same sums by more or fewer hands; the result records the number",
     "trainer.log_every": "how often figures are written down",
     "trainer.save_every_s": "how often state is saved; a resumed run equals an unbroken one",
     "trainer.eval_batch_size": "every sample is evaluated on its own",

@@ -38,6 +38,9 @@ class Trainer:
         compile: torch.compile of the whole model as one graph.
         cache_features: compute features once where nothing changes them; exact.
         device: auto, cpu, cuda or cuda:N.
+        threads: of a CPU. None: what OMP_NUM_THREADS says, else one on a machine of up to two
+            cores, where threads that wait for each other cost more than the second core brings as
+            soon as anything else runs, else torch's own number.
         log_every: steps between lines of the training log.
         save_every_s: seconds between saved states.
 
@@ -67,6 +70,7 @@ class Trainer:
     compile: bool = False
     cache_features: bool = True
     device: str = "auto"
+    threads: int | None = None
     log_every: int = 10
     save_every_s: float = 30.0
 
@@ -82,6 +86,8 @@ class Trainer:
                 f"trainer.warmup_epochs: {self.warmup_epochs} of {self.epochs} epochs leave none "
                 "at the learning rate; allowed with schedule_per=epoch: fewer than trainer.epochs"
             )
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"trainer.threads: {self.threads} must be at least 1, or null")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(f"trainer.max_steps: {self.max_steps} must be at least 1, or null")
         for name in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
 
     """
     wants_cpu = cfg.device == "cpu" or not torch.cuda.is_available()
+    _set_threads(cfg.threads)
     if cfg.device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ConfigError("trainer.device: no CUDA device is at hand; allowed here: auto, cpu")
@@ -41,6 +43,13 @@ def make_accelerator(cfg: Trainer) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=single)
     GradientState._reset_state()
     return Accelerator(mixed_precision=MIXED[cfg.precision], cpu=wants_cpu)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads; see :class:`Trainer` for what None means."""
+    small = (os.cpu_count() or 1) <= 2 and "OMP_NUM_THREADS" not in os.environ
+    if threads is not None or small:
+        torch.set_num_threads(threads or 1)
 
 
 def _cuda_index(name: str) -> int:
