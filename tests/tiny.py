@@ -59,8 +59,18 @@ def config(group, name):
             continue
         ((target, choice),) = entry.items()
         other, _, package = target.lstrip("/").partition("@")
-        merged[package] = config(other, choice)
-    return {**merged, **plain}
+        *outer, last = package.split(".")
+        place = merged
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = config(other, choice)
+    return _over(merged, plain)
+
+
+def _over(below, above):
+    """Return a mapping with the values of another one over it, at every depth."""
+    both = [k for k in below if isinstance(below[k], dict) and isinstance(above.get(k), dict)]
+    return {**below, **above, **{k: _over(below[k], above[k]) for k in both}}
 
 
 METHODS = config_names("method")

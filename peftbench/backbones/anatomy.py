@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -46,6 +46,9 @@ class Block:
         linears: linear layers by role.
         ops: operations by kind (attn, cross_attn, mlp, block).
         attentions: attention modules by kind (attn, cross_attn).
+        norms: frozen norms by what they feed: ``attn`` and ``mlp`` (absent where an operation
+            reads the residual stream as it is, as in post-norm networks), ``q`` and ``k`` (over the
+            numbers of a head) and ``o`` (in front of the output projection) where there are any.
 
     """
 
@@ -55,6 +58,7 @@ class Block:
     linears: Mapping[str, LinearSite]
     ops: Mapping[str, OpSite]
     attentions: Mapping[str, AttentionSite]
+    norms: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

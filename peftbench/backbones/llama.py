@@ -119,7 +119,8 @@ def _block(index: int, layer: Any, width: int, paths: dict[int, str]) -> Block:
         ),
     }
     site = AttentionSite(f"{prefix}/attn", attn, attn.config.num_key_value_heads, attn.head_dim)
-    return Block(STACK, index, layer, linears, ops, {"attn": site})
+    norms = {"attn": layer.input_layernorm, "mlp": layer.post_attention_layernorm}
+    return Block(STACK, index, layer, linears, ops, {"attn": site}, norms)
 
 
 def _channels(

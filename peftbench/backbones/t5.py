@@ -106,7 +106,7 @@ def _attention(
         output=TensorRef(layer.dropout, "output"),
         width=width,
     )
-    site = AttentionSite(f"{prefix}/{kind}", attn, attn.n_heads, attn.key_value_proj_dim)
+    site = AttentionSite(f"{prefix}/{kind}", attn, attn.n_heads, attn.key_value_proj_dim, 1.0)
     return linears, op, site
 
 
@@ -141,7 +141,8 @@ def _block(stack: str, index: int, block: Any, width: int, paths: dict[int, str]
         output=TensorRef(block, "output", 0),
         width=width,
     )
-    return Block(stack, index, block, linears, ops, attentions)
+    norms = {"attn": block.layer[0].layer_norm, "mlp": feed.layer_norm}
+    return Block(stack, index, block, linears, ops, attentions, norms)
 
 
 def _channels(stack: Stack, module: Any, paths: dict[int, str]) -> list[ChannelSite]:

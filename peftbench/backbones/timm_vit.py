@@ -108,7 +108,13 @@ def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
         ),
     }
     attention = AttentionSite(f"{prefix}/attn", attn, attn.num_heads, attn.head_dim)
-    return Block(STACK, index, block, linears, ops, {"attn": attention})
+    norms = {"attn": block.norm1, "mlp": block.norm2, **_inner_norms(attn)}
+    return Block(STACK, index, block, linears, ops, {"attn": attention}, norms)
+
+
+def _inner_norms(attn: Any) -> dict[str, nn.Module]:
+    found = {"q": attn.q_norm, "k": attn.k_norm, "o": getattr(attn, "norm", nn.Identity())}
+    return {name: norm for name, norm in found.items() if not isinstance(norm, nn.Identity)}
 
 
 def _channels(model: Any, blocks: tuple[Block, ...], paths: dict[int, str]) -> list[ChannelSite]:

@@ -7,6 +7,7 @@ Shape legend: B batch, H heads, Tq queries, Tk keys, L prefix length, E head wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,13 +44,7 @@ class Prefix(Edit):
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Run the attention module's forward under a mode that extends its attention call."""
-        mode = _Extend(self)
-
-        def wrapper(forward: Any, *args: Any, **kwargs: Any) -> Any:
-            with mode:
-                return forward(*args, **kwargs)
-
-        handles.add(wrap_forward(self.site.module, wrapper))
+        handles.add(redirect(self.site, self.attend))
 
     def attend(
         self,
@@ -86,16 +81,33 @@ class Prefix(Edit):
         return cast(rows_HLE, like_BHKE).expand(like_BHKE.shape[0], -1, -1, -1)
 
 
-class _Extend(TorchFunctionMode):
-    """Sends the attention call of one module to :meth:`Prefix.attend`."""
+def redirect(site: AttentionSite, attend: Callable[..., Tensor]) -> Callable[[], None]:
+    """Send the attention call of one module to ``attend``; return the undo.
 
-    def __init__(self, prefix: Prefix) -> None:
+    Args:
+        site: the attention.
+        attend: takes what ``scaled_dot_product_attention`` takes, and gives what it gives.
+
+    """
+    mode = _Redirect(attend)
+
+    def wrapper(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return forward(*args, **kwargs)
+
+    return wrap_forward(site.module, wrapper)
+
+
+class _Redirect(TorchFunctionMode):
+    """Calls another function where a module calls ``scaled_dot_product_attention``."""
+
+    def __init__(self, attend: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.attend = attend
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.scaled_dot_product_attention:
-            return self.prefix.attend(*args, **(kwargs or {}))
+            return self.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

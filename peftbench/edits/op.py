@@ -32,7 +32,9 @@ class Bottleneck(nn.Module):
         scale: s, fixed.
         init: ``houlsby`` (down N(0, 0.02) truncated, up zero: no effect at the start),
             ``lora`` (down Kaiming-uniform a = sqrt(5), up zero; AdaptFormer's rule),
-            ``small`` (both truncated normal 0.02, biases zero; GIST's release).
+            ``small`` (both truncated normal 0.02, biases zero; GIST's release),
+            ``xavier`` (both Xavier-uniform, biases N(0, 1e-6)) and ``xavier_down`` (the same for
+            down, up zero), the two of U-Tuning.
 
     """
 
@@ -42,7 +44,7 @@ class Bottleneck(nn.Module):
         hidden: int,
         scale: float = 1.0,
         activation: Activation = "gelu",
-        init: Literal["houlsby", "lora", "small"] = "houlsby",
+        init: Literal["houlsby", "lora", "small", "xavier", "xavier_down"] = "houlsby",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -50,15 +52,21 @@ class Bottleneck(nn.Module):
         self.scale, self.activation = scale, activation
         down = torch.empty(hidden, width)
         up = torch.zeros(width, hidden)
+        down_bias, up_bias = torch.zeros(hidden), torch.zeros(width)
         if init == "lora":
             nn.init.kaiming_uniform_(down, a=5**0.5, generator=g)
+        elif init in ("xavier", "xavier_down"):
+            nn.init.xavier_uniform_(down, generator=g)
+            nn.init.normal_(down_bias, std=1e-6, generator=g)
         else:
             nn.init.trunc_normal_(down, std=0.02, generator=g)
         if init == "small":
             nn.init.trunc_normal_(up, std=0.02, generator=g)
+        if init == "xavier":
+            nn.init.xavier_uniform_(up, generator=g)
+            nn.init.normal_(up_bias, std=1e-6, generator=g)
         self.down_weight, self.up_weight = nn.Parameter(down), nn.Parameter(up)
-        self.down_bias = nn.Parameter(torch.zeros(hidden))
-        self.up_bias = nn.Parameter(torch.zeros(width))
+        self.down_bias, self.up_bias = nn.Parameter(down_bias), nn.Parameter(up_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return the tuner's output, same shape as the input."""

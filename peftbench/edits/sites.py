@@ -192,6 +192,7 @@ class AttentionSite:
         module: the attention module.
         heads: number of key/value heads.
         head_dim: numbers per head.
+        scale: factor of the scores; None is ``head_dim ** -0.5``.
 
     """
 
@@ -199,6 +200,7 @@ class AttentionSite:
     module: nn.Module
     heads: int
     head_dim: int
+    scale: float | None = None
 
 
 @dataclass(frozen=True)

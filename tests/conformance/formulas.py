@@ -130,6 +130,16 @@ def ssf(s):
     return 2 * (linear_outputs(s) + s.norms * s.d + (s.d if s.patch else 0))
 
 
+U_OPERATIONS = ("mha", "ffn", "block")
+
+
+def u_tuners(s, adapters=(), prefixes=(), prompts=()):
+    """Numbers of one block's U-Tuners, each with a scale per channel (section 6)."""
+    found = sum(bottleneck(s, h) + s.d for h in adapters)
+    found += sum(2 * rows * s.k + s.d for rows in prefixes)
+    return found + sum(rows * s.d + s.d for rows in prompts)
+
+
 FORMULAS = {
     "full": lambda s: s.parameters,
     "linear": lambda s: 0,
@@ -146,4 +156,10 @@ FORMULAS = {
     "vpt_deep": lambda s: s.first_stack * 10 * s.d,
     "ssf": ssf,
     "gist": lambda s: s.blocks * bottleneck(s, 4) + s.d,
+    **{f"u_adapter_{op}": lambda s: s.blocks * u_tuners(s, [10]) for op in U_OPERATIONS},
+    **{f"u_prefix_{op}": lambda s: s.blocks * u_tuners(s, (), [10]) for op in U_OPERATIONS},
+    **{f"u_prompt_{op}": lambda s: s.blocks * u_tuners(s, (), (), [10]) for op in U_OPERATIONS},
+    "u_tuning": lambda s: s.blocks * u_tuners(s, [13, 13]),
+    "u_tuning_tri": lambda s: s.blocks * u_tuners(s, [13, 13], [4]),
+    "u_tuning_first": lambda s: u_tuners(s, [13, 13]),
 }
