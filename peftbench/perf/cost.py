@@ -9,7 +9,7 @@ M tokens or rows added, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +34,11 @@ from ..edits import (
     Weight,
 )
 from ..edits.sites import Handles
+from ..edits.tuners import Branch, Gated, QueryTuner
 from ..errors import IncompatibleError
 from ..methods import Method
 from ..train.model import Adapted
+from .cost_branches import below, branch_flops
 from .rows import AddedVector, bottom
 from .subjects import twin
 
@@ -106,6 +108,8 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
         return [edit.site.output]
     if isinstance(edit, OpEdit):
         return [site.output for site in edit.sites]
+    if isinstance(edit, QueryTuner):
+        return [edit.site.output]
     if isinstance(edit, Tokens):
         return [bottom(anatomy)]
     if isinstance(edit, Prefix):
@@ -163,7 +167,8 @@ class Shapes:
 def own_flops(model: Adapted, forward: Callable[[], object]) -> float:
     """Return FLOPs that a method's own parameters must cost in a forward and backward pass."""
     shapes, anatomy = Shapes(model, forward), model.backbone.anatomy
-    total = sum(_own(edit, shapes, anatomy) for edit in model.delta)
+    edits = list(model.delta)
+    total = sum(_own(edit, shapes, anatomy, edits) for edit in edits)
     for stack in anatomy.stacks:
         tokens = [e for e in model.delta if isinstance(e, Tokens) and e.site.name == stack.name]
         if tokens:
@@ -171,7 +176,7 @@ def own_flops(model: Adapted, forward: Callable[[], object]) -> float:
     return float(total)
 
 
-def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy) -> int:
+def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) -> int:
     if isinstance(edit, LowRank):  # A and B: forward, and twice that backward
         rows, width = shapes.rows[id(edit.module)], edit.module.in_features
         total = sum(6 * rows * edit.rank * (width + s.out_features) for s in edit.sites)
@@ -182,10 +187,17 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy) -> int:
             )
         return total
     if isinstance(edit, OpEdit):
-        if not isinstance(edit.tuner, Bottleneck):
-            raise IncompatibleError(f"no cost is written down for {type(edit.tuner).__name__}")
-        numbers = edit.tuner.down_weight.numel() + edit.tuner.up_weight.numel()
+        tuner = edit.tuner.core if isinstance(edit.tuner, Gated) else edit.tuner
+        if isinstance(tuner, Branch):
+            rows = shapes.operations[edit.sites[0].name]
+            return branch_flops(tuner, rows, True, below(edit.sites[0], anatomy, edits))
+        if not isinstance(tuner, Bottleneck):
+            raise IncompatibleError(f"no cost is written down for {type(tuner).__name__}")
+        numbers = tuner.down_weight.numel() + tuner.up_weight.numel()
         return sum(6 * shapes.operations[site.name] * numbers for site in edit.sites)
+    if isinstance(edit, QueryTuner):
+        rows = shapes.operations[edit.site.name]
+        return branch_flops(edit.branch, rows, False, below(edit.site, anatomy, edits))
     if isinstance(edit, Prefix):  # scores and mixtures over M more keys: two products, then four
         block = next(b for b in anatomy.blocks if edit.site in b.attentions.values())
         lead = "" if block.attentions.get("attn") == edit.site else "cross_"

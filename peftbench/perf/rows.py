@@ -126,7 +126,8 @@ class Row:
 def read_methods(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the settings of every method in a folder of YAML files, by name.
 
-    A Hydra default list is followed where it names another method (``/method@inner: lora``).
+    A Hydra default list is followed (``/method@inner: lora``, ``/tuner@tuners.attn: p_adapter``);
+    what a file says itself comes on top.
 
     Raises:
         ConfigError: there is no method in the folder.
@@ -135,17 +136,30 @@ def read_methods(folder: Path) -> dict[str, dict[str, Any]]:
     found = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
     if not found:
         raise ConfigError(f"--configs: there is no method in {folder}")
-    return {name: _resolved(name, found) for name in found}
+    return {name: _resolved(folder / f"{name}.yaml") for name in found}
 
 
-def _resolved(name: str, files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    settings = dict(files[name])
-    for default in settings.pop("defaults", []):
+def _resolved(path: Path) -> dict[str, Any]:
+    own = dict(yaml.safe_load(path.read_text()))
+    settings: dict[str, Any] = {}
+    for default in own.pop("defaults", []):
         if isinstance(default, Mapping):
             for place, value in default.items():
-                field_name = str(place).rpartition("@")[2]
-                settings.setdefault(field_name, _resolved(str(value), files))
+                group, _, package = str(place).lstrip("/").partition("@")
+                part: dict[str, Any] = _resolved(path.parents[1] / group / f"{value}.yaml")
+                for key in reversed(package.split(".")):
+                    part = {key: part}
+                _put(settings, part)
+    _put(settings, own)
     return settings
+
+
+def _put(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(key), dict):
+            _put(settings[key], value)
+        else:
+            settings[key] = value
 
 
 def chosen(methods: Mapping[str, Any], names: list[str] | None) -> dict[str, Any]:
