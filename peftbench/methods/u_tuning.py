@@ -240,19 +240,20 @@ class UTuning(Method):
             raise ConfigError("method.tuners: at least one of attn, mlp, block needs a tuner")
         object.__setattr__(self, "tuners", {s: made[s] for s in SITES if s in made})
 
-    def check(self, family: str) -> None:
-        """Refuse a gate per image where samples have padding or an order in time."""
-        super().check(family)
-        gates = {t.gate for t in self.tuners.values() if isinstance(t, Tuner)}
-        if "input" in gates and family != "vit":
-            raise IncompatibleError(
-                f"gate 'input' has no meaning on {family}: it averages over all tokens, so padding "
-                "would count and a decoder would see what comes later; allowed there: direct, "
-                "scalar, channel, lambda"
-            )
-
     def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
-        """One edit per operation and block."""
+        """One edit per operation and block.
+
+        Raises:
+            IncompatibleError: a gate per image on text.
+
+        """
+        gates = {t.gate for t in self.tuners.values() if isinstance(t, Tuner)}
+        if "input" in gates and anatomy.patch_numbers is None:
+            raise IncompatibleError(
+                f"method.tuners.*.gate: 'input' has no meaning on {anatomy.family}: it averages "
+                "over all tokens, so padding would count and a decoder would see what comes later; "
+                "allowed there: direct, scalar, channel, lambda"
+            )
         blocks = list(anatomy.blocks)[: 1 if self.blocks == "first" else None]
         return [
             tuner.build(block, site, generator)

@@ -1,6 +1,9 @@
 """U-Tuning: start, counts, placement, gradients, gates, storage, GIST around it, refusals."""
 
+from dataclasses import fields
+
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 import vits
@@ -25,6 +28,7 @@ from peftbench.backbones.backbone import find_anatomy
 from peftbench.errors import ConfigError, IncompatibleError
 from peftbench.methods.gist import Gist
 from peftbench.methods.u_tuning import AdapterTuner, PrefixTuner, PromptTuner, UTuning, named
+from peftbench.spec import build
 from peftbench.train.artefact import load_adapter, save_adapter
 
 
@@ -289,6 +293,14 @@ def test_what_has_no_meaning_is_refused_with_the_reason(make, message):
 
 def test_the_input_gate_is_for_images():
     made = UTuning({"mlp": AdapterTuner("input")})
-    made.check("vit")
-    with pytest.raises(IncompatibleError, match="padding would count"):
-        made.check("llama")
+    assert len(list(plan(vits.vit(), **made.tuners))) == 2
+    for use in ("bert", "t5", "llama"):
+        with pytest.raises(IncompatibleError, match="padding would count"), tiny.adapted(made, use):
+            pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tuner_file_lists_every_setting_with_its_default(kind):
+    listed = tiny.config("tuner", f"p_{kind}")
+    assert set(listed) == {"_target_", *(f.name for f in fields(KINDS[kind]))}
+    assert build(listed) == KINDS[kind]()
