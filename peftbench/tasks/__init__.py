@@ -2,6 +2,7 @@
 
 from .base import Classification, DataSpec, Task
 from .batch import Batch, Split
+from .images import ImageFiles, Images
 from .interval import wilson
 from .pocket import PocketVision
 from .suite import Suite
@@ -10,6 +11,8 @@ __all__ = [
     "Batch",
     "Classification",
     "DataSpec",
+    "ImageFiles",
+    "Images",
     "PocketVision",
     "Split",
     "Suite",

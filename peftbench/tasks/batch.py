@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .images import Images, Joined
+
 Device = torch.device | str | int
 
 
@@ -42,18 +44,18 @@ class Batch:
 
 @dataclass
 class Split:
-    """A whole split in memory, on the CPU or on a device.
+    """A whole split, in memory on the CPU or on a device, or with images decoded when asked for.
 
     Attributes:
         name: ``"train"``, ``"val"``, ``"test"`` or a name for a union of these.
-        inputs: raw tensors by name, first dimension N.
+        inputs: raw tensors by name, first dimension N, or N :class:`Images`.
         labels: (N,) int64 class indices.
         ids: (N,) int64 sample ids, unique in the task over all splits.
 
     """
 
     name: str
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Tensor | Images]
     labels: Tensor
     ids: Tensor
 
@@ -66,15 +68,28 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def decoded(self) -> bool:
+        """Whether everything lies in memory as tensors."""
+        return not any(isinstance(value, Images) for value in self.inputs.values())
+
     def take(self, index: Tensor) -> Batch:
-        """Return the samples at ``index``, (B,) int64 positions in this split, as a batch."""
+        """Return the samples at ``index``, (B,) int64 positions in this split, as a batch.
+
+        Raises:
+            ValueError: the images are not decoded; ``train.feed`` loads those.
+
+        """
         index = index.to(self.labels.device)
-        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
+        inputs = {name: _tensor(name, value)[index] for name, value in self.inputs.items()}
         return Batch(inputs, self.labels[index], self.ids[index])
 
     def to(self, device: Device) -> Split:
-        """Return the split with every tensor on ``device``."""
-        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        """Return the split with every tensor on ``device``; images that are files stay files."""
+        inputs = {
+            name: value if isinstance(value, Images) else value.to(device)
+            for name, value in self.inputs.items()
+        }
         return Split(self.name, inputs, self.labels.to(device), self.ids.to(device))
 
     @staticmethod
@@ -95,5 +110,19 @@ class Split:
         if len(ids.unique()) != len(ids):
             parts = ", ".join(split.name for split in splits)
             raise ValueError(f"splits joined as '{name}' ({parts}) share sample ids")
-        inputs = {key: torch.cat([split.inputs[key] for split in splits]) for key in names}
+        inputs = {key: _join(key, [split.inputs[key] for split in splits]) for key in names}
         return Split(name, inputs, torch.cat([split.labels for split in splits]), ids)
+
+
+def _tensor(name: str, value: Tensor | Images) -> Tensor:
+    if isinstance(value, Images):
+        raise ValueError(f"input '{name}' is not decoded yet")
+    return value
+
+
+def _join(key: str, values: Sequence[Tensor | Images]) -> Tensor | Images:
+    images = [v for v in values if isinstance(v, Images)]
+    tensors = [v for v in values if not isinstance(v, Images)]
+    if images and tensors:
+        raise ValueError(f"input '{key}' is decoded in one split and not in another")
+    return Joined(tuple(images)) if images else torch.cat(tensors)
