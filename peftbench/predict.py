@@ -22,17 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import arguments
 from .errors import ArtefactError, ConfigError, PeftbenchError, nearest
+from .pictures import UnreadableError, decode
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from .train.model import Adapted
 
 BATCH = 16
@@ -51,10 +48,6 @@ class Predict:
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ConfigError(f"top: {self.top} is too small; allowed: 1 and above")
-
-
-class UnreadableError(PeftbenchError):
-    """A file is no picture, or a damaged one."""
 
 
 @dataclass(frozen=True)
@@ -172,54 +165,6 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     pieces = re.split(r"([0-9]+)", name.casefold())
     key = [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in pieces if p]
     return [*key, (-1, 0, name)]
-
-
-def decode(path: Path) -> NDArray[np.uint8]:
-    """Return a picture as uint8 RGB (3, H, W): upright (EXIF), transparency on white, 8 bits.
-
-    16-bit grey is divided by 257. Of an animation, the first picture counts.
-
-    Raises:
-        UnreadableError: no picture, or damaged, or of numbers without a known range.
-
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(_eight_bits(opened))
-            rgba = np.asarray(picture.convert("RGBA"), dtype=np.int64)
-    except UnreadableError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableError(f"too large ({error})") from error
-    except UnidentifiedImageError as error:
-        raise UnreadableError("not a picture in a known format") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UnreadableError(str(error) or type(error).__name__) from error
-    alpha = rgba[..., 3:]
-    on_white = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return np.ascontiguousarray(on_white.transpose(2, 0, 1).astype(np.uint8))
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Return the picture in a mode that converts to RGBA without clipping."""
-    from PIL import Image
-
-    if picture.mode == "CMYK":
-        return picture.convert("RGB")
-    if picture.mode != "I" and not picture.mode.startswith("I;16"):
-        if picture.mode == "F":
-            raise UnreadableError("floating-point pixels have no known range; save it as 8 bits")
-        return picture
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise UnreadableError("32-bit pixels have no known range; save it as 8 or 16 bits")
-    small = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    small.info = dict(picture.info)
-    small.getexif().update(picture.getexif())
-    return small
 
 
 def _batch(

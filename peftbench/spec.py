@@ -145,6 +145,8 @@ def _convert_mapping(value: Any, args: tuple[Any, ...], key: str) -> dict[str, A
 def _convert_plain(value: Any, hint: type, key: str) -> Any:
     if isinstance(value, Mapping) and TARGET in value:
         value = build(value, key)
+    elif isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
+        value = hint(**check_fields(hint, value, key))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, bool) and hint in (int, float):

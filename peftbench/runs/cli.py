@@ -42,7 +42,7 @@ def job(config: DictConfig) -> None:
     """
     try:
         _announce()
-        settings = Settings.of(config, _choices())
+        settings = Settings.of(config, _choices(), _chosen())
         spawn_if_asked()
         from .launch import launch
 
@@ -153,6 +153,14 @@ def _choices() -> dict[str, str]:
     if not isinstance(choices, dict):
         return {}
     return {group: str(choices[group]) for group in GROUPS if choices.get(group)}
+
+
+def _chosen() -> list[str]:
+    """Return the settings that the command names one by one, as dotted keys."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    return [word.partition("=")[0].lstrip("+~") for word in words]
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:

@@ -29,7 +29,8 @@ from ..train import state as states
 from ..train.artefact import save_adapter
 from ..train.engine import device_name, make_accelerator, peak_memory, reset_peak_memory
 from ..train.evaluate import Evaluation
-from ..train.loop import FitReport, Fitter, Hooks, Interrupted
+from ..train.hooks import FitReport, Hooks, Interrupted
+from ..train.loop import Fitter
 from ..train.model import Adapted
 from . import trackers
 from .environment import environment
@@ -230,8 +231,7 @@ class _Execution:
         if value > self.found.get("best", {}).get("value", float("-inf")):
             self.found["best"] = {"value": value, "epoch": epoch, "metrics": scored.metrics}
             self.best.clear()
-            tensors = fitter.model.tensors()
-            self.best.update({f"best.{n}": t.clone() for n, t in tensors.items()})
+            self.best.update({f"best.{n}": t for n, t in fitter.stored().items()})
 
     def _score(self, fitter: Fitter, name: str) -> Evaluation:
         if name == "test":

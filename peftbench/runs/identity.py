@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever a change of the code changes results: older runs are then not taken for new."""
 
 VOLATILE: Mapping[str, str] = {
@@ -19,6 +19,7 @@ VOLATILE: Mapping[str, str] = {
     "tracker": "figures are copied there, none is read back",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
     "trainer.threads": "the same sums by more or fewer hands; the result records the number",
+    "trainer.workers": "who decodes an image; the random changes to it do not depend on that",
     "trainer.log_every": "how often figures are written down",
     "trainer.save_every_s": "how often state is saved; a resumed run equals an unbroken one",
     "trainer.eval_batch_size": "every sample is evaluated on its own",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,6 +94,8 @@ class Settings:
         study: name of the folder that holds the runs of one question.
         output: folder of all studies.
         names: per group the name under which it was chosen (``{"method": "lora"}``).
+        chosen: settings that the command names one by one (``trainer.lr``); they win over a
+            trainer's table of settings per task.
         plain: all of the above as plain data, with every default filled in; ``config.yaml``.
 
     """
@@ -108,6 +110,7 @@ class Settings:
     study: str
     output: str
     names: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = field(default=(), compare=False)
     plain: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -123,20 +126,24 @@ class Settings:
 
     @classmethod
     def of(
-        cls, config: DictConfig | Mapping[str, Any], names: Mapping[str, str] | None = None
+        cls,
+        config: DictConfig | Mapping[str, Any],
+        names: Mapping[str, str] | None = None,
+        chosen: Sequence[str] = (),
     ) -> Settings:
         """Check a composed configuration and build its objects.
 
         Args:
             config: what Hydra composed, or the content of a run's ``config.yaml``.
             names: the choice made in each group; by default those of ``config["names"]``.
+            chosen: settings that the command names one by one.
 
         Raises:
             ConfigError: unknown name, wrong type, missing value, with the key to mend.
 
         """
         plain = resolve(config)
-        allowed = [f.name for f in dataclasses.fields(cls) if f.init]
+        allowed = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "chosen"]
         for key in plain:
             if key not in allowed:
                 raise unknown("setting", key, [k for k in allowed if k != "names"], key)
@@ -151,11 +158,18 @@ class Settings:
         }
         for group in GROUPS:
             values[group] = build_group(group, plain[group])
-        return cls(**values)
+        made = cls(**values, chosen=tuple(chosen))
+        single = not hasattr(made.data, "selected")
+        return made.for_task(made.names["data"], made.data) if single else made
 
     def for_task(self, name: str, data: Any) -> Settings:
-        """Return the settings of one member of a suite: the same, on the data ``data``."""
-        return dataclasses.replace(self, data=data, names={**self.names, "data": name})
+        """Return the settings of one task: on the data ``data``, by what the trainer has for it."""
+        own = getattr(data, "name", name)
+        by_hand = [key.removeprefix("trainer.") for key in self.chosen]
+        trainer = self.trainer.for_task(own, by_hand)
+        return dataclasses.replace(
+            self, data=data, trainer=trainer, names={**self.names, "data": name}
+        )
 
 
 def resolve(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

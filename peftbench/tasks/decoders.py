@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import pictures
 from ..errors import CorruptAssetError
 from .cut import Decoded
 
@@ -80,7 +80,7 @@ def cifar10_photos(folder: Path | None) -> Decoded:
         if tuple(scores) != names or len(right) != 1:
             raise CorruptAssetError(f"cifar10_photos: sample {len(labels)} has labels {scores}")
         labels.append(names.index(right[0]))
-        images.append(read_png(base64.b64decode(example["input"])))
+        images.append(pictures.decode(base64.b64decode(example["input"])))
     return Decoded(np.stack(images), np.array(labels, np.int64), names)
 
 
@@ -96,7 +96,7 @@ def emoji(folder: Path | None) -> Decoded:
     used = [e for e in entries if e["category"] != "Component" and e["has_img_google"]]
     used.sort(key=lambda e: str(e["unified"]))
     names = tuple(sorted({e["category"] for e in used}))
-    images = np.stack([read_png(_file(folder, e["image"]).read_bytes()) for e in used])
+    images = np.stack([pictures.decode(_file(folder, e["image"]).read_bytes()) for e in used])
     return Decoded(images, np.array([names.index(e["category"]) for e in used], np.int64), names)
 
 
@@ -121,17 +121,6 @@ def read_idx(path: Path) -> Bytes:
     if len(values) != int(np.prod(sizes)):
         raise CorruptAssetError(f"{path.name} should hold {sizes}, it holds {len(values)} bytes")
     return values.reshape(sizes)
-
-
-def read_png(data: bytes) -> Bytes:
-    """Decode a picture to (3, H, W), transparent parts laid on white."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
-        rgba = np.asarray(picture.convert("RGBA"), dtype=np.int64)
-    alpha = rgba[..., 3:]
-    on_white = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return np.ascontiguousarray(on_white.transpose(2, 0, 1).astype(np.uint8))
 
 
 def _file(folder: Path | None, name: str) -> Path:

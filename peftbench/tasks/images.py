@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import pictures
 from ..errors import CorruptAssetError, MissingAssetError
 
 if TYPE_CHECKING:
@@ -133,9 +136,7 @@ class PixelImages(Images):
 
     def image(self, index: int) -> Image:
         """Return one image as a picture."""
-        from PIL import Image as Pictures
-
-        return Pictures.fromarray(self.pixels[index].permute(1, 2, 0).cpu().numpy())
+        return picture(self.pixels[index].cpu().numpy())
 
     def take(self, index: Sequence[int]) -> PixelImages:
         """Return the images at ``index``."""
@@ -143,30 +144,23 @@ class PixelImages(Images):
 
 
 def decode(path: Path) -> Image:
-    """Read one picture file as RGB; transparency is laid over white.
+    """Read one picture file as RGB, as :func:`peftbench.pictures.decode` does.
 
     Raises:
         MissingAssetError: there is no such file.
-        CorruptAssetError: Pillow cannot decode it.
+        CorruptAssetError: it cannot be decoded.
 
     """
-    from PIL import Image as Pictures
-
     try:
-        with Pictures.open(path) as picture:
-            return in_rgb(picture)
+        return picture(pictures.decode(path))
     except FileNotFoundError as error:
         raise MissingAssetError(f"there is no image {path}") from error
-    except (OSError, SyntaxError, ValueError, Pictures.DecompressionBombError) as error:
+    except pictures.UnreadableError as error:
         raise CorruptAssetError(f"the image {path} cannot be decoded: {error}") from error
 
 
-def in_rgb(picture: Image) -> Image:
-    """Return a picture in RGB, with what is transparent laid over white."""
+def picture(pixels_CHW: NDArray[np.uint8]) -> Image:
+    """Return uint8 RGB pixels (3, H, W) as a picture."""
     from PIL import Image as Pictures
 
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Pictures.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Pictures.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    return Pictures.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artefact import load_adapter, save_adapter
     from .config import Trainer
-    from .loop import Fitter, Hooks, Interrupted
+    from .hooks import Hooks, Interrupted
+    from .loop import Fitter
     from .model import Adapted
 
 _HOMES = {
     "Adapted": "model",
     "Fitter": "loop",
-    "Hooks": "loop",
-    "Interrupted": "loop",
+    "Hooks": "hooks",
+    "Interrupted": "hooks",
     "Trainer": "config",
     "load_adapter": "artefact",
     "save_adapter": "artefact",

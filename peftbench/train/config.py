@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from .. import spec
 from ..errors import ConfigError
+from .augment import Augment
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Trainer:
         min_lr: floor of the cosine.
         grad_clip: largest gradient norm; None: no clipping.
         label_smoothing: of the task's cross entropy.
+        augment: changes to training images.
+        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
+        ema: decay per step of an average of all trained tensors, which is what is evaluated and
+            stored; None: no average.
         precision: fp32, or autocast to bf16 or fp16.
         checkpointing: recompute blocks in the backward pass.
         compile: torch.compile of the whole model as one graph.
@@ -41,8 +48,10 @@ class Trainer:
         threads: of a CPU. None: what OMP_NUM_THREADS says, else one on a machine of up to two
             cores, where threads that wait for each other cost more than the second core brings as
             soon as anything else runs, else torch's own number.
+        workers: processes that decode images ahead. None: up to 8, none on up to two cores.
         log_every: steps between lines of the training log.
         save_every_s: seconds between saved states.
+        per_task: task -> settings of this trainer that hold on that task alone.
 
     """
 
@@ -65,14 +74,19 @@ class Trainer:
     min_lr: float = 1e-8
     grad_clip: float | None = None
     label_smoothing: float = 0.0
+    augment: Augment = field(default_factory=Augment)
+    drop_path: float = 0.0
+    ema: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpointing: bool = False
     compile: bool = False
     cache_features: bool = True
     device: str = "auto"
     threads: int | None = None
+    workers: int | None = None
     log_every: int = 10
     save_every_s: float = 30.0
+    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "log_every"):
@@ -100,5 +114,30 @@ class Trainer:
             raise ConfigError(f"trainer.betas: {list(self.betas)} must be two numbers in [0, 1)")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"trainer.label_smoothing: {self.label_smoothing} not in [0, 1)")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"trainer.drop_path: {self.drop_path} not in [0, 1)")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"trainer.ema: {self.ema} not in (0, 1), or null")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"trainer.workers: {self.workers} must not be negative, or null")
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ConfigError(f"trainer.grad_clip: {self.grad_clip} must be above 0, or null")
+        for task in self.per_task:
+            self.for_task(task)
+
+    def for_task(self, task: str, chosen: Collection[str] = ()) -> Trainer:
+        """Return the settings that hold on a task; nothing is per task in them any more.
+
+        Args:
+            task: the task's name.
+            chosen: settings that somebody chose by hand, which win over the table.
+
+        Raises:
+            ConfigError: the table has a setting that does not exist, or of a wrong type or value.
+
+        """
+        key = f"trainer.per_task.{task}"
+        given = {n: v for n, v in self.per_task.get(task, {}).items() if n not in chosen}
+        if "per_task" in given:
+            raise ConfigError(f"{key}.per_task: a table within a table has no meaning")
+        return replace(self, per_task={}, **spec.check_fields(Trainer, given, key))

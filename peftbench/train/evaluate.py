@@ -6,7 +6,7 @@ Shape legend: N samples of the split, C classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,12 @@ from ..tasks.batch import Batch, Split
 from .model import Adapted
 
 Predict = Callable[[Batch], Output]
+Feeding = Callable[[Split, Sequence[Tensor]], Iterable[Batch]]
+
+
+def take(split: Split, chunks: Sequence[Tensor]) -> Iterable[Batch]:
+    """Feed a split that is decoded already."""
+    return (split.take(rows) for rows in chunks)
 
 
 @dataclass
@@ -49,6 +55,7 @@ def evaluate(
     split: Split,
     batch_size: int,
     accelerator: Accelerator,
+    feed: Feeding = take,
 ) -> Evaluation:
     """Score a split with dropout off.
 
@@ -59,6 +66,7 @@ def evaluate(
         split: what is scored.
         batch_size: samples at a time in each process; the result does not depend on it.
         accelerator: processes share the samples in turn.
+        feed: (split, chunks of rows) -> a batch per chunk.
 
     """
     start = time.perf_counter()
@@ -69,10 +77,10 @@ def evaluate(
     share = -(-total // world)
     mine = torch.arange(min(rank * share, total), min((rank + 1) * share, total))
     parts = []
-    for at in range(0, len(mine), batch_size):
-        index = mine[at : at + batch_size]
+    chunks = list(mine.split(batch_size)) if len(mine) else []
+    for batch in feed(split, chunks):
         with accelerator.autocast():
-            output = predict(split.take(index).to(accelerator.device))
+            output = predict(batch.to(accelerator.device))
         parts.append(model.method.scores(output).float())
     classes = len(task.labels)
     scores_NC = torch.cat(parts) if parts else torch.zeros(0, classes, device=accelerator.device)

@@ -18,7 +18,7 @@ def count_sample(fitter: Fitter) -> tuple[float, float]:
     random stream is changed. Where features are cached, a step holds only the head.
     """
     model, once = fitter.model, 0
-    batch = fitter.split.take(fitter.batch_index(0, 0)[:1].to(fitter.split.labels.device))
+    batch = fitter.feed.batch(0, 0, fitter.batch_index(0, 0)[:1], None)
     devices: list[int] = []
     with torch.random.fork_rng(devices=devices), FlopCounterMode(display=False) as counter:
         if fitter.cache is not None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,72 +26,16 @@ from ..methods.base import Output
 from ..tasks.base import Task
 from ..tasks.batch import Batch, Split
 from . import state as states
+from .average import AVERAGE, Average
 from .config import Trainer
 from .engine import any_process, sum_over_processes
 from .evaluate import Evaluation, evaluate
 from .features import FeatureCache, cacheable
+from .feed import Feed, batches, kept, needed, resolve_workers
 from .flops import count_sample
+from .hooks import FitReport, Hooks, Interrupted
 from .model import Adapted
 from .optim import Schedule, make_optimizer
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop; its state is written. Exit status 143."""
-
-    def __init__(self) -> None:
-        super().__init__(143)
-
-
-def _nothing(*_: Any) -> None:
-    return None
-
-
-@dataclass
-class Hooks:
-    """What the loop tells, and asks, its caller.
-
-    Attributes:
-        log: (step, epoch, split, {name: value}) at every logged step.
-        progress: (step, steps, {"loss", "samples_per_s"}) at every step.
-        epoch_end: (fitter, epoch, step) after every epoch.
-        should_stop: asked after every step.
-        note: a line for a person.
-
-    """
-
-    log: Callable[[int, int, str, Mapping[str, float]], None] = _nothing
-    progress: Callable[[int, int, Mapping[str, float]], None] = _nothing
-    epoch_end: Callable[[Fitter, int, int], None] = _nothing
-    should_stop: Callable[[], bool] = bool
-    note: Callable[[str], None] = _nothing
-
-
-@dataclass
-class FitReport:
-    """What a fit cost. Steps done before a resume are counted; their times are carried over."""
-
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    step_seconds: list[float] = field(default_factory=list)
-    epoch_seconds: list[float] = field(default_factory=list)
-    sample_flops: float = 0.0
-    feature_flops: float = 0.0
-
-    @property
-    def step_ms_median(self) -> float:
-        """Median wall time of a step, milliseconds."""
-        return 1e3 * statistics.median(self.step_seconds) if self.step_seconds else 0.0
-
-    @property
-    def samples_per_s(self) -> float:
-        """Training samples per second of stepping time, over all processes."""
-        return self.samples / self.seconds if self.seconds else 0.0
-
-    def flops(self, count: int) -> float:
-        """Return FLOPs of the fit over a split of ``count`` samples."""
-        once = min(self.samples, count)
-        return self.sample_flops * self.samples + self.feature_flops * once
 
 
 class Fitter:
@@ -129,7 +71,7 @@ class Fitter:
         self.model, self.task, self.cfg, self.seed = model, task, cfg, seed
         self.preprocess, self.accelerator = preprocess, accelerator
         self.hooks, self.folder, self.phase = hooks or Hooks(), folder, phase
-        self.split = split.to(accelerator.device)
+        self.workers = resolve_workers(cfg.workers)
         whole = len(split) // cfg.batch_size
         rest = 0 if cfg.drop_last else int(len(split) % cfg.batch_size > 0)
         self.steps_per_epoch = whole + rest
@@ -144,16 +86,30 @@ class Fitter:
         self.step = 0
         self.report = FitReport()
         self.info: dict[str, Any] = {}
+        self._decoded: dict[str, Split] = {}
         self.extra_tensors: dict[str, Tensor] = {}
-        self.cache = FeatureCache() if cfg.cache_features and cacheable(model) else None
         self._prepare()
+        self.feed = Feed(
+            split,
+            preprocess,
+            cfg.augment,
+            len(task.labels),
+            seed,
+            accelerator.device,
+            self.workers,
+        )
+        self.split = self.feed.split
+        unchanging = cfg.cache_features and not self.feed.random and cacheable(model)
+        self.cache = FeatureCache() if unchanging else None
         self._saved_at = time.monotonic()
 
     def _prepare(self) -> None:
         model, cfg = self.model, self.cfg
         model.to(self.accelerator.device)
+        model.backbone.anatomy.set_drop_path(cfg.drop_path)
         model.checkpointing(cfg.checkpointing)
         self.params = model.trainable()
+        self.average = Average(self.params, cfg.ema) if cfg.ema is not None else None
         self.names = {id(p): n for n, p in self.params.items()}
         groups = model.method.param_groups(model.delta, model.heads)
         _check_groups(groups, self.params)
@@ -166,8 +122,11 @@ class Fitter:
 
     def resume(self, state: states.State) -> None:
         """Continue from a saved state of this phase."""
-        own = {n: t for n, t in state.tensors.items() if not n.startswith("optimizer.")}
+        apart = ("optimizer.", AVERAGE)
+        own = {n: t for n, t in state.tensors.items() if not n.startswith(apart)}
         self.model.load_tensors(own)
+        if self.average is not None:
+            self.average.load(state.tensors)
         states.unpack_optimizer(self.optimizer, state.tensors, self.params)
         scaler = self.accelerator.scaler
         if scaler is not None and "scaler" in state.info:
@@ -181,6 +140,7 @@ class Fitter:
         if self.folder is not None and self.accelerator.is_main_process:
             tensors = dict(self.model.tensors())
             tensors.update(states.pack_optimizer(self.optimizer, self.names))
+            tensors.update(self.average.named() if self.average is not None else {})
             tensors.update(self.extra_tensors)
             info: dict[str, Any] = {"extra": self.info, "report": vars(self.report)}
             if self.accelerator.scaler is not None:
@@ -200,6 +160,7 @@ class Fitter:
         self.model.train()
         if self.report.sample_flops == 0:
             self.report.sample_flops, self.report.feature_flops = count_sample(self)
+        self.feed.plan(self._plan())
         epoch_start = time.perf_counter()
         while self.step < self.total_steps:
             epoch, place = divmod(self.step, self.steps_per_epoch)
@@ -212,6 +173,9 @@ class Fitter:
                 self.model.train()
                 epoch_start = time.perf_counter()
             self._save_or_stop()
+        if self.average is not None:
+            self.average.settle()
+            self.average = None
         return self.report
 
     def _after_step(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
@@ -248,15 +212,13 @@ class Fitter:
         lr = self.schedule.set(self.step)
         rows_R = self.batch_index(epoch, place)
         self.report.samples += len(rows_R)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        parts = torch.tensor_split(torch.arange(len(rows_R)), self.cfg.accumulate * world)
+        rank = self.accelerator.process_index
         torch.manual_seed(noise.stream_seed(self.seed, "frozen", self.phase, self.step, rank))
         sums: dict[str, Tensor] = {}
-        for a in range(self.cfg.accumulate):
-            part = parts[a * world + rank]
+        for a, part in enumerate(self._parts(len(rows_R))):
             more = a + 1 < self.cfg.accumulate
             with self.accelerator.no_sync(self.runner) if more else nullcontext():
-                for name, value in self._part(rows_R, part).items():
+                for name, value in self._part(epoch, rows_R, part).items():
                     sums[name] = sums[name] + value if name in sums else value
         if self.step == 0:
             check_gradients(self.params)
@@ -271,6 +233,8 @@ class Fitter:
         self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
         self.model.delta.sync()
+        if self.average is not None:
+            self.average.update()
         terms["lr"] = lr
         return terms
 
@@ -284,13 +248,33 @@ class Fitter:
             "nothing was updated, and the last good state is kept"
         )
 
-    def _part(self, rows_R: Tensor, part_b: Tensor) -> dict[str, Tensor]:
+    def _parts(self, count: int) -> list[Tensor]:
+        """Return the places (b,) in a batch of ``count`` that this process computes, per part."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        parts = torch.tensor_split(torch.arange(count), self.cfg.accumulate * world)
+        return list(parts[rank::world])
+
+    def _loads(self, rows_R: Tensor, part_b: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return rows of the split for a part, and what each is mixed with, if anything."""
+        if len(part_b) == 0:
+            part_b = torch.zeros(1, dtype=torch.long)
+        opposite = rows_R[len(rows_R) - 1 - part_b] if self.cfg.augment.mixes else None
+        return rows_R[part_b], opposite
+
+    def _plan(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield (epoch, rows) of everything that is left to load, in order."""
+        for step in range(self.step, self.total_steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            rows_R = self.batch_index(epoch, place)
+            for part in self._parts(len(rows_R)):
+                yield epoch, needed(*self._loads(rows_R, part))
+
+    def _part(self, epoch: int, rows_R: Tensor, part_b: Tensor) -> dict[str, Tensor]:
         """Run one part forward and backward; return its share of each loss term of the batch."""
-        weight = 1.0
+        # fewer rows than processes: compute one that counts for nothing
+        weight = 1.0 if len(part_b) else 0.0
         start = int(part_b[0]) if len(part_b) else 0
-        if len(part_b) == 0:  # fewer rows than processes: compute one that counts for nothing
-            part_b, weight = torch.zeros(1, dtype=torch.long), 0.0
-        batch = self.split.take(rows_R[part_b].to(self.split.labels.device))
+        batch = self.feed.batch(epoch, self.step, *self._loads(rows_R, part_b))
         with noise.rows(self.seed, self.step + self.phase * 2**32, start, len(rows_R)):
             terms = self.losses(batch)
             shares = {n: weight * t.float().sum() / len(rows_R) for n, t in terms.items()}
@@ -318,16 +302,39 @@ class Fitter:
         return runner(self.inputs(batch))
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the network takes: images resized and normalised on the device."""
+        """Return what the network takes: images resized and normalised on the device.
+
+        Images that augmentation has brought there already are left alone.
+        """
         inputs = dict(batch.inputs)
-        if self.preprocess is not None and "image" in inputs:
-            inputs["image"] = self.preprocess(inputs["image"])
+        image = inputs.get("image")
+        if self.preprocess is not None and image is not None and image.dtype == torch.uint8:
+            inputs["image"] = self.preprocess(image)
         return inputs
 
     def evaluate(self, split: Split) -> Evaluation:
-        """Score a split with the model as it is now."""
-        size = self.cfg.eval_batch_size
-        return evaluate(self.model, self.forward, self.task, split, size, self.accelerator)
+        """Score a split with the model as it is now, or with its average where one is kept."""
+        with self.average.shown() if self.average is not None else nullcontext():
+            return evaluate(
+                self.model,
+                self.forward,
+                self.task,
+                self._kept(split),
+                self.cfg.eval_batch_size,
+                self.accelerator,
+                lambda split, chunks: batches(split, chunks, self.preprocess, self.workers),
+            )
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return copies of what an artefact would store now: averages where they are kept."""
+        with self.average.shown() if self.average is not None else nullcontext():
+            return {name: tensor.clone() for name, tensor in self.model.tensors().items()}
+
+    def _kept(self, split: Split) -> Split:
+        """Return a split with its images decoded and resized once, however often it is scored."""
+        if split.name not in self._decoded:
+            self._decoded[split.name] = kept(split, self.preprocess, self.workers)
+        return self._decoded[split.name]
 
 
 def check_gradients(params: Mapping[str, nn.Parameter]) -> None:

@@ -12,7 +12,9 @@ from .conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 CHOICES = [
-    (group, path.stem) for group in sorted(GROUPS) for path in sorted((CONFIGS / group).glob("*"))
+    (group, path.stem)
+    for group in sorted(GROUPS)
+    for path in sorted((CONFIGS / group).glob("*.yaml"))
 ]
 
 
@@ -26,7 +28,11 @@ def test_there_are_choices_of_every_group():
     assert {"gist", "linear", "lora"} <= set(found["method"])
     assert {"dinov2_small", "vit_b16"} <= set(found["backbone"])
     assert found["protocol"] == ["honest", "paper"] and "digits" in found["data"]
-    assert found["tracker"] == ["files", "tensorboard", "wandb"] and "default" in found["trainer"]
+    assert found["tracker"] == ["files", "tensorboard", "wandb"] and {
+        "default",
+        "gist_vtab1k",
+        "short",
+    } <= set(found["trainer"])
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -50,11 +56,20 @@ OPEN = [(g, n) for g, n in CHOICES if g != "backbone"]  # a backbone's file pins
 
 @pytest.mark.parametrize(("group", "name"), OPEN)
 def test_a_file_lists_every_setting_so_that_each_can_be_changed_by_name(group, name):
-    plain = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-    chosen = [key for e in plain.get("defaults", []) if isinstance(e, dict) for key in e]
-    listed = set(plain) | {key.partition("@")[2].partition(".")[0] for key in chosen}
-    settings = settings_of(f"{group}={name}")
-    assert set(settings.plain[group]) - listed == set()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = compose("config", overrides=[f"{group}={name}"])
+    assert set(Settings.of(composed).plain[group]) - set(composed[group]) == set()
+
+
+AUGMENTS = [path.stem for path in sorted((CONFIGS / "trainer" / "augment").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_an_augmentation_composes_with_any_trainer(name):
+    made = settings_of("trainer=gist_vtab1k", f"trainer/augment={name}").trainer
+    assert made.augment == settings_of(f"trainer/augment={name}").trainer.augment
+    assert made.augment.active == (name != "none")
+    assert settings_of("trainer.augment.flip=0.25").trainer.augment.flip == 0.25
 
 
 def test_every_run_has_an_identity_of_its_own():

@@ -108,7 +108,7 @@ def test_the_id_is_stable_over_processes_and_versions():
         {
             "config": {"method": {"alpha": 16.0, "rank": 8}, "seed": 0},
             "manifest": "m",
-            "result_version": 1,
+            "result_version": 2,
         },
         separators=(",", ":"),
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import real_formats as real
 
+from peftbench import pictures
 from peftbench.archives import extract
 from peftbench.errors import CorruptAssetError
 from peftbench.tasks import decoders
@@ -126,10 +127,10 @@ def test_emoji_out_of_an_npm_package(tmp_path):
 
 def test_palette_and_grey_pictures_become_rgb():
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
-    assert (decoders.read_png(real.png(grey)) == grey).all()
+    assert (pictures.decode(real.png(grey)) == grey).all()
     colours = np.zeros((4, 4, 3), np.uint8)
     colours[:2] = (255, 0, 0)
-    assert (decoders.read_png(real.png(colours, "P")) == colours.transpose(2, 0, 1)).all()
+    assert (pictures.decode(real.png(colours, "P")) == colours.transpose(2, 0, 1)).all()
 
 
 def test_a_missing_file_is_named(tmp_path):

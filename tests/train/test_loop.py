@@ -21,6 +21,7 @@ from peftbench.tasks.base import Classification
 from peftbench.tasks.batch import Split
 from peftbench.train import Adapted, Fitter, Hooks, Interrupted, Trainer
 from peftbench.train import state as states
+from peftbench.train.augment import Augment
 from peftbench.train.engine import make_accelerator
 from peftbench.train.flops import count_sample
 
@@ -245,10 +246,12 @@ def test_cached_features_give_the_same_training() -> None:
 
 
 def test_features_are_not_cached_under_edits_or_randomness() -> None:
+    assert fitter(Linear()).cache is not None
     assert fitter(Gist()).cache is None
-    backbone = TimmViT("vit_tiny_patch16_224", 32, 0.1, init="random", arch=ARCH).load()
-    model = Adapted(backbone, Linear(), 3)
-    assert model.stochastic()
+    dropping = fitter(Linear(), dataclasses.replace(CFG, drop_path=0.1))
+    assert dropping.cache is None and dropping.model.stochastic()
+    flipping = dataclasses.replace(CFG, augment=Augment(flip=0.5))
+    assert fitter(Linear(), flipping).cache is None
 
 
 def test_checkpointing_and_bf16_train() -> None:
