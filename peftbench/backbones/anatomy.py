@@ -152,15 +152,15 @@ class Anatomy:
         """
         for stack in self.stacks:
             for index, block in enumerate(stack.blocks):
+                own = rate * index / max(len(stack.blocks) - 1, 1)
                 able = [m for m in block.drop_paths if hasattr(m, "drop_prob")]
-                if rate > 0 and not able:
+                if own > 0 and not able:
                     raise IncompatibleError(
                         f"trainer.drop_path: this {self.family} network has no drop path on its"
                         " branches; allowed here: 0"
                     )
                 for module in able:
-                    place = index / max(len(stack.blocks) - 1, 1)
-                    vars(module)["drop_prob"] = rate * place
+                    vars(module)["drop_prob"] = own
 
     def linears(self, roles: Sequence[str]) -> list[list[LinearSite]]:
         """Return linear sites of the roles, grouped by the layer they live in.
