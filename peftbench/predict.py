@@ -3,7 +3,8 @@
 python -m peftbench.predict adapter=<run dir> input=<picture or folder>
 
 adapter  a run folder or an adapter folder
-input    a picture, or a folder of pictures (with its subfolders, in natural order)
+input    a picture, or a folder: the pictures in it and its subfolders, in natural order; files with
+         other suffixes and hidden ones are passed over
 top      how many labels to print (3)
 device   cpu, cuda, cuda:1, mps (cpu)
 format   text: a line per picture; json: one list for all of them (text)
@@ -145,18 +146,23 @@ def find_device(name: str) -> torch.device:
 
 
 def find_files(path: Path) -> list[Path]:
-    """Return the file, or the files in a folder and its subfolders, hidden ones left out."""
+    """Return the file, or the pictures (by suffix) in a folder and its subfolders."""
+    from PIL import Image
+
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ConfigError(f"input: there is no file or folder {path}")
+    suffixes = Image.registered_extensions()
     files = [
         p
         for p in path.rglob("*")
-        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        if p.suffix.lower() in suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(path).parts)
     ]
     if not files:
-        raise ConfigError(f"input: there is no file in {path}")
+        raise ConfigError(f"input: there is no picture in {path}")
     return sorted(files, key=lambda p: [natural(part) for part in p.relative_to(path).parts])
 
 

@@ -171,6 +171,27 @@ class PromptRows(nn.Module):
         return self.frozen.keys_values(self.prompt)
 
 
+class RowScale(nn.Module):
+    """Learned scales of keys and of values, in place of one of the output (section 4.2).
+
+    Args:
+        site: the attention.
+        per_channel: a number per head and channel; else one for all keys and one for all values.
+        start: first value.
+
+    """
+
+    def __init__(self, site: AttentionSite, per_channel: bool, start: float) -> None:
+        super().__init__()
+        shape = (site.heads, 1, site.head_dim) if per_channel else (1, 1, 1)
+        self.key = nn.Parameter(torch.full(shape, start))
+        self.value = nn.Parameter(torch.full(shape, start))
+
+    def forward(self, keys_GLE: Tensor, values_GLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scaled keys and values, same shapes."""
+        return keys_GLE * cast(self.key, keys_GLE), values_GLE * cast(self.value, values_GLE)
+
+
 class Branch(nn.Module):
     """merge(Attn(Q(u), K, V)) W_o over learned rows alone.
 
@@ -178,12 +199,19 @@ class Branch(nn.Module):
         rows: where keys and values come from.
         frozen: the block's attention.
         kind: the operation beside which the branch stands.
+        scale: of keys and values, where they have one.
 
     """
 
-    def __init__(self, rows: PrefixRows | PromptRows, frozen: Projections, kind: str) -> None:
+    def __init__(
+        self,
+        rows: PrefixRows | PromptRows,
+        frozen: Projections,
+        kind: str,
+        scale: RowScale | None = None,
+    ) -> None:
         super().__init__()
-        self.rows, self.frozen, self.kind = rows, frozen, kind
+        self.rows, self.frozen, self.kind, self.scale = rows, frozen, kind, scale
 
     def forward(self, u_BTD: Tensor) -> Tensor:
         """Return the branch of the stream that enters the operation, (B, T, D)."""
@@ -195,9 +223,9 @@ class Branch(nn.Module):
 
     def attend(self, q_BHTE: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
         """Return attention over the rows (B, H, T, E), and its scores (B, H, T, L)."""
-        keys_HLE, values_HLE = (
-            cast(_repeated(t, q_BHTE.shape[1]), q_BHTE) for t in self.rows.forward()
-        )
+        pair = self.rows.forward()
+        pair = pair if self.scale is None else self.scale(*pair)
+        keys_HLE, values_HLE = (cast(_repeated(t, q_BHTE.shape[1]), q_BHTE) for t in pair)
         scale = scale if scale is not None else self.frozen.attention.scale
         scores_BHTL = q_BHTE @ keys_HLE.mT * _scale(q_BHTE, scale)
         weights_BHTL = cast(scores_BHTL.softmax(-1), values_HLE)

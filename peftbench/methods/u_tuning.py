@@ -28,6 +28,7 @@ from ..edits.tuners import (
     Projections,
     PromptRows,
     QueryTuner,
+    RowScale,
 )
 from ..errors import ConfigError, IncompatibleError, unknown
 from .base import Method
@@ -130,14 +131,22 @@ class _RowTuner(Tuner):
 
     Attributes:
         length: number of rows.
+        scale_on: ``output``: s as above; ``kv``: a scale of the keys and one of the values instead,
+            a number each (``gate=scalar``) or one per channel (``gate=channel``).
 
     """
 
     length: int = 10
+    scale_on: Literal["output", "kv"] = "output"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("method.tuners.*.length", self.length, 1)
+        if self.scale_on == "kv" and self.gate not in ("scalar", "channel"):
+            raise ConfigError(
+                f"method.tuners.*.scale_on: kv learns scales, which gate '{self.gate}' does not "
+                "have; allowed with it: scalar, channel"
+            )
 
     def rows(self, frozen: Projections, generator: torch.Generator) -> PrefixRows | PromptRows:
         """Return where keys and values come from."""
@@ -147,11 +156,15 @@ class _RowTuner(Tuner):
         """Return a branch of attention beside the operation."""
         op = block.ops[site]
         frozen = Projections(block.attentions["attn"], block.linears, block.norms)
-        branch = Branch(self.rows(frozen, generator), frozen, site)
+        on_rows = self.scale_on == "kv"
+        per_channel = self.gate == "channel"
+        scale = RowScale(frozen.attention, per_channel, self.scale) if on_rows else None
+        branch = Branch(self.rows(frozen, generator), frozen, site, scale)
         name = f"{op.name}/{self.kind}"
         if self.gate == "lambda":
             return LambdaTuner(name, branch)
-        gate = self.new_gate(op.width, generator)
+        plain = Gate("direct", op.width, 1.0, generator)
+        gate = plain if on_rows else self.new_gate(op.width, generator)
         if site == "attn":
             return QueryTuner(name, op, branch, gate, identity=self.silent)
         return OpEdit(name, [op], Gated(branch, gate), "stream", identity=self.silent)

@@ -79,7 +79,10 @@ def run_one(settings: Settings) -> dict[str, Any]:
 
 def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
     """Execute a run that this process holds, and note how it ends."""
-    _note(settings, run_dir, "resumed" if run_dir.can_resume() else "started")
+    resumed = run_dir.can_resume()
+    _note(settings, run_dir, "resumed" if resumed else "started")
+    if resumed:
+        say(f"going on where an earlier attempt stopped: {run_dir.path}")
     if is_main():
         run_dir.begin(settings.plain)
     try:

@@ -153,7 +153,7 @@ class Settings:
         values: dict[str, Any] = {
             "seed": _seed(plain["seed"]),
             "study": _study(plain["study"]),
-            "output": spec.convert(plain["output"], str, "output"),
+            "output": _output(plain["output"]),
             "names": dict(names if names is not None else plain.get("names") or {}),
         }
         for group in GROUPS:
@@ -204,6 +204,13 @@ def _seed(value: Any) -> int:
     if seed < 0:
         raise ConfigError(f"seed: expected 0 or more, got {seed}")
     return seed
+
+
+def _output(value: Any) -> str:
+    output: str = spec.convert(value, str, "output")
+    if not output.strip():
+        raise ConfigError("output: a folder is needed here, for example output=outputs")
+    return output
 
 
 def _study(value: Any) -> str:
