@@ -81,3 +81,11 @@ def test_every_run_has_an_identity_of_its_own():
         for m, d in itertools.product(METHODS[:3], tasks)
     }
     assert len(ids) == len(METHODS[:3]) * len(tasks)
+
+
+@pytest.mark.parametrize("method", ["u_tuning", "u_tuning_tri", "u_tuning_first"])
+@pytest.mark.parametrize("tuner", ["p_adapter", "p_prefix", "p_prompt"])
+def test_a_tuner_can_be_exchanged_by_name(method, tuner):
+    made = settings_of(f"method={method}", f"tuner@method.tuners.attn={tuner}").method
+    assert made.tuners["attn"].kind == tuner.removeprefix("p_")
+    assert made.tuners["mlp"].hidden == 13
