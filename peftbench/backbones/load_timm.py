@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from safetensors import SafetensorError
 
-from ..errors import ConfigError, CorruptAssetError, MissingAssetError, nearest
+from .. import hub
+from ..errors import (
+    ConfigError,
+    CorruptAssetError,
+    MissingAssetError,
+    PeftbenchError,
+    nearest,
+)
 from ..spec import to_spec
 from . import timm_vit
 from .backbone import Backbone
 from .preprocess import Pixels
 
-REACH_SECONDS = 10.0
+HUB_PREFIX = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class TimmViT:
     """A timm vision transformer without its classifier.
 
     Attributes:
-        model: timm name with tag, for example ``vit_base_patch16_224.augreg_in21k``.
+        model: timm name with tag, for example ``vit_base_patch16_224.augreg_in21k``, or
+            ``hf-hub:owner/name`` (with ``@revision`` if wanted) for any timm repository of the hub.
         image_size: side in pixels; position embeddings are resampled to it. None: the weights' own.
         pixels: resizing and normalisation.
         weights: local file in place of the hub's.
@@ -60,14 +66,16 @@ class TimmViT:
         Raises:
             MissingAssetError: the weights cannot be had; says which file, from where, and how to
                 give a local one.
+            CorruptAssetError: they are damaged or do not fit; names the file.
 
         """
         _known(self.model)
-        source = _weight_source(self.model, self.weights, self.init)
+        _obtainable(self.model, self.weights, self.init)
         from_file = bool(self.weights) and self.init == "pretrained"
         model = create(self, pretrained=self.init == "pretrained" and not from_file)
         if from_file:
             load_file(model, _local(str(self.weights)), self.model)
+        source = _source(self, model)
         return _finish(self, self.model, model, source)
 
 
@@ -117,6 +125,7 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
 
     Raises:
         MissingAssetError: the hub's weights cannot be had.
+        CorruptAssetError: they are damaged, or do not fit the architecture asked for.
         ConfigError: timm cannot build the architecture asked for.
     """
     import timm
@@ -126,16 +135,15 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
         options["img_size"] = spec.image_size
     options.update(spec.arch or {})
     devices: list[int] = []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), hub.quiet():
         torch.manual_seed(spec.seed)
         try:
             model: Any = timm.create_model(spec.model, pretrained=pretrained, **options)
-        except OSError as error:
-            raise _missing(spec.model, str(error)) from error
-        except (AssertionError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"backbone: timm cannot build {spec.model} with {options}: {error}"
-            ) from error
+        except Exception as error:  # of the hub's clients, of readers of weights, of timm
+            told = _told(spec.model, error, options, pretrained)
+            if told is None:
+                raise
+            raise told from error
     if not timm_vit.matches(model):
         raise ConfigError(f"backbone.model: '{spec.model}' is no plain vision transformer")
     patch = max(model.patch_embed.patch_size)
@@ -145,6 +153,31 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
         )
     timm_vit.admit_drop_path(model)
     return model
+
+
+def _told(
+    name: str, error: Exception, options: dict[str, Any], pretrained: bool
+) -> PeftbenchError | None:
+    """Return what to tell the user for an error out of timm, or None where it is a defect."""
+    if isinstance(error, hub.client_errors()):
+        return _missing(name, hub.reason(error))
+    if pretrained and (stored := Place.of(name).weights()) is not None:
+        try:
+            hub.check_whole(stored, f"backbone.model: the file of {name}")
+        except CorruptAssetError as damaged:
+            return damaged
+    text = " ".join(str(error).split())[:400]
+    if isinstance(error, AssertionError | TypeError | ValueError):
+        return ConfigError(f"backbone: timm cannot build {name} with {options}: {text}")
+    if isinstance(error, KeyError) and name.startswith(HUB_PREFIX):
+        return ConfigError(
+            f"backbone.model: {name} is no repository of timm: its config.json has no {text}"
+        )
+    if isinstance(error, RuntimeError) and text.startswith("Unknown model"):
+        return ConfigError(f"backbone.model: {name} asks for a network unknown to timm: {text}")
+    if isinstance(error, SafetensorError | RuntimeError):
+        return CorruptAssetError(f"backbone: the weights of {name} do not fit {options}: {text}")
+    return None
 
 
 def _check(image_size: int | None) -> None:
@@ -164,16 +197,11 @@ def load_file(model: Any, path: Path, name: str) -> None:
     Raises:
         CorruptAssetError: the file cannot be read or does not fit.
     """
-    from timm.models import load_state_dict
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
     try:
         if path.suffix in (".npz", ".npy"):
             model.load_pretrained(str(path))
             return
-        tensors = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
-        kept = {k: v for k, v in tensors.items() if not k.startswith(("head.", "head_dist."))}
-        model.load_state_dict(kept, strict=True)
+        model.load_state_dict(_read(model, path), strict=True)
     except Exception as error:  # readers of four formats raise what they like
         reason = " ".join(str(error).split())
         raise CorruptAssetError(
@@ -181,9 +209,31 @@ def load_file(model: Any, path: Path, name: str) -> None:
         ) from error
 
 
+def _read(model: Any, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file under the network's names, the classifier's left out."""
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    tensors = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
+    return {k: v for k, v in tensors.items() if not k.startswith(("head.", "head_dist."))}
+
+
 def _known(name: str) -> None:
     import timm
 
+    if ":" in name or "/" in name:
+        repository = name.removeprefix(HUB_PREFIX).partition("@")[0]
+        if not name.startswith(HUB_PREFIX) or not hub.HUB_ID.fullmatch(repository):
+            hint = f"{HUB_PREFIX}{repository}" if hub.HUB_ID.fullmatch(repository) else ""
+            raise ConfigError(
+                f"backbone.model: '{name}' is no name of timm and no repository of the hub."
+                + (f" Did you mean '{hint}'?" if hint else "")
+                + f"\n  a repository: {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision;"
+                " a local file: backbone.weights=PATH"
+            )
+        if name.endswith("@"):
+            raise ConfigError(f"backbone.model: '{name}' names no revision after '@'")
+        return
     if not timm.is_model(name):
         choices = timm.list_models("vit_*") + timm.list_models("vit_*", pretrained=True)
         close = nearest(name, choices)
@@ -206,55 +256,97 @@ def _local(weights: str) -> Path:
     return path
 
 
-def _weight_source(name: str, weights: str | None, init: str) -> str:
-    """Say where weights come from; fail at once when they cannot be had."""
-    import timm
+@dataclass(frozen=True)
+class Place:
+    """Where timm finds a network.
 
-    if init == "random":
+    Attributes:
+        repository: id on the hub, if it lies there.
+        revision: branch, tag or commit; None is the hub's main branch.
+        files: names that the weights can have there, the preferred one first.
+        url: address elsewhere.
+
+    """
+
+    repository: str | None
+    revision: str | None = None
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    url: str | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Place:
+        """Return the place of the network that timm or the hub calls ``name``."""
+        import timm
+
+        if name.startswith(HUB_PREFIX):
+            repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+            return cls(repository, revision or None)
+        cfg = timm.get_pretrained_cfg(name)
+        if cfg is None:
+            return cls(None)
+        named = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ()
+        return cls(cfg.hf_hub_id or None, None, named + cls.files, str(cfg.url or "") or None)
+
+    def weights(self) -> Path | None:
+        """Return the weights' file in the hub's local cache, or None."""
+        if self.repository is None:
+            return None
+        found = (hub.cached("model", self.repository, f, self.revision) for f in self.files)
+        return next((path for path in found if path is not None), None)
+
+
+def _source(spec: TimmViT, model: Any) -> str:
+    """Say where the loaded weights come from; those of the hub are held to file and network.
+
+    timm leaves tensors that the file lacks at their random values where the classifier differs.
+    """
+    if spec.init == "random":
         return "random"
-    if weights:
-        return str(_local(weights))
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+    if spec.weights:
+        return str(_local(spec.weights))
+    place = Place.of(spec.model)
+    stored = place.weights()
+    if stored is None:
+        return str(place.url or place.repository)
+    hub.check_whole(stored, f"backbone.model: the file of {spec.model}")
+    lacking = sorted(model.state_dict().keys() - _read(model, stored).keys())
+    if lacking:
+        raise CorruptAssetError(
+            f"backbone: the weights of {spec.model} do not fit the network: {stored.name} of "
+            f"{place.repository} lacks {', '.join(lacking[:4])}"
+            + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+        )
+    return f"hub {place.repository}, commit {stored.parent.name[:12]}"
+
+
+def _obtainable(name: str, weights: str | None, init: str) -> None:
+    """Fail at once where what is needed is neither here nor within reach."""
+    place = Place.of(name)
+    if init == "pretrained" and not weights and not (place.repository or place.url):
         raise ConfigError(f"backbone.model: timm knows no weights called '{name}'")
-    hub_id = cfg.hf_hub_id
-    if not hub_id:
-        return str(cfg.url)
-    if _in_cache(hub_id):
-        return f"hub {hub_id} (cached)"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        raise _missing(name, "HF_HUB_OFFLINE is set and the file is not in the local cache")
-    _reach(name)
-    return f"hub {hub_id}"
-
-
-def _in_cache(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(hub_id, f), str) for f in files)
-
-
-def _reach(name: str) -> None:
-    """Ask the hub once, with a short limit, before a client that retries for minutes does."""
-    from huggingface_hub import constants
-
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # it answered; the client will say the rest
-    except OSError as error:
-        raise _missing(name, f"{constants.ENDPOINT} cannot be reached ({error})") from error
+    if weights:
+        _local(weights)
+    if place.repository is None:
+        return
+    here = True
+    if name.startswith(HUB_PREFIX):
+        stored = hub.cached("model", place.repository, "config.json", place.revision)
+        here = stored is not None
+    if init == "pretrained" and not weights:
+        here = here and place.weights() is not None
+    if not here and (why := hub.out_of_reach()) is not None:
+        raise _missing(name, why)
 
 
 def _missing(name: str, why: str) -> MissingAssetError:
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name)
-    hub = f"hub repository {cfg.hf_hub_id}" if cfg and cfg.hf_hub_id else "the hub"
+    place = Place.of(name)
+    where = f"hub repository {place.repository}" if place.repository else "the hub"
+    if place.revision:
+        where += f" at {place.revision}"
+    more = "config.json and " if name.startswith(HUB_PREFIX) else ""
     return MissingAssetError(
         f"weights of {name} cannot be loaded.\n"
-        f"  wanted: model.safetensors from {hub}\n"
+        f"  wanted: {more}{place.files[0]} from {where}\n"
         f"  why not: {why}\n"
         f"  a local file instead: backbone.weights=PATH (safetensors, .bin or .npz as timm reads "
         f"it); without pretrained weights: backbone.init=random"

@@ -17,6 +17,8 @@ VOLATILE: Mapping[str, str] = {
     "study": "which folder a run is filed in",
     "names": "labels of the choices; what was chosen stands in the groups themselves",
     "tracker": "figures are copied there, none is read back",
+    "data.path": "the manifest says what lies there",
+    "data.revision": "a name of a commit; the manifest holds the commit itself",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
     "trainer.threads": "the same sums by more or fewer hands; the result records the number",
     "trainer.workers": "who decodes an image; the random changes to it do not depend on that",

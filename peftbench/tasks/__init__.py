@@ -2,6 +2,7 @@
 
 from .base import Classification, DataSpec, Task
 from .batch import Batch, Split
+from .hub import HubImages
 from .images import ImageFiles, Images
 from .interval import wilson
 from .pocket import PocketVision
@@ -11,6 +12,7 @@ __all__ = [
     "Batch",
     "Classification",
     "DataSpec",
+    "HubImages",
     "ImageFiles",
     "Images",
     "PocketVision",
