@@ -126,15 +126,14 @@ class HubImages(DataSpec):
     def manifest(self) -> dict[str, Any]:
         """What the data is: where from, class names, count and checksum of every split.
 
-        A checksum covers labels and encoded images in order. For data sets of the hub above
+        Local data is known by its content, not by where it lies. A checksum covers labels and
+        encoded images in order. For data sets of the hub above
         ``PINNED_BYTES`` it covers labels alone: their commit pins the images.
         """
         table = self.table
         whole = table.commit is None or table.nbytes <= PINNED_BYTES
         return {
             "schema_version": SCHEMA,
-            "task": self.name,
-            "title": f"hub data set {self.path}" if table.commit else f"local data {self.name}",
             "source": {"hub": self.path if table.commit else None, "commit": table.commit},
             "columns": {"image": table.image, "label": table.label},
             "labels": list(table.names),

@@ -41,12 +41,8 @@ def images(**settings: object) -> dict:
         pixels = [split.inputs["image"].image(i) for i in range(len(split))]
         shown = [hashlib.sha256(f"{p.size}".encode() + p.tobytes()).hexdigest() for p in pixels]
         pictures[name] = list(zip(shown, split.labels.tolist(), strict=True))
-    return {
-        "digest": digest,
-        "manifest": spec.manifest,
-        "pictures": pictures,
-        "mode": pixels[0].mode,
-    }
+    modes = sorted({p.mode for p in pixels})
+    return {"digest": digest, "manifest": spec.manifest, "pictures": pictures, "modes": modes}
 
 
 def bert(name: str) -> dict:

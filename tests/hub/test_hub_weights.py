@@ -130,9 +130,7 @@ def test_a_file_that_can_be_read_and_yet_changed_is_not_taken(online: Child, hub
     content = bytearray(stored.read_bytes())
     content[-2] ^= 1
     stored.write_bytes(bytes(content))
-    with pytest.raises(
-        Refused, match=r"CorruptAssetError: .*model.safetensors is not"
-    ):
+    with pytest.raises(Refused, match=r"CorruptAssetError: .*model.safetensors is not"):
         online("vit", model="hf-hub:me/bent")
 
 
