@@ -16,6 +16,7 @@ from peftbench.errors import ConfigError
 from peftbench.runs import identity
 from peftbench.runs.identity import VOLATILE, run_id
 from peftbench.runs.settings import Settings
+from peftbench.tasks.hub import HubImages
 from peftbench.train.config import Trainer
 
 names = st.text("abcdefgh_", min_size=1, max_size=4)
@@ -87,7 +88,8 @@ def test_every_volatile_key_is_without_effect_and_its_neighbours_are_not():
 def test_every_volatile_key_is_a_real_setting():
     known = {f.name for f in dataclasses.fields(Settings)}
     trainer = {f"trainer.{f.name}" for f in dataclasses.fields(Trainer)}
-    assert VOLATILE.keys() <= known | trainer
+    data = {f"data.{f.name}" for f in dataclasses.fields(HubImages)}
+    assert VOLATILE.keys() <= known | trainer | data
 
 
 def test_a_volatile_name_in_another_place_counts():
