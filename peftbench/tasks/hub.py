@@ -6,6 +6,7 @@ The table stays on disk and images are decoded when asked for. Shapes: N samples
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from ..errors import ConfigError, CorruptAssetError, MissingAssetError
+from ..errors import ConfigError, CorruptAssetError
 from .base import SPLITS, Classification, DataSpec, Task, manifest_digest
 from .batch import Split
 from .cut import Ints, take
@@ -180,12 +181,10 @@ class HubRows(Images):
         from PIL import Image as Pictures
 
         position = self.positions[index]
+        content = self.table.encoded(position)
         try:
-            picture = self.table.picture(position)
-            return in_rgb(picture)
-        except FileNotFoundError as error:
-            where = self.table.where(position)
-            raise MissingAssetError(f"{where}: there is no image {error.filename}") from error
+            with Pictures.open(io.BytesIO(content)) as picture:
+                return in_rgb(picture)
         except (OSError, SyntaxError, ValueError, Pictures.DecompressionBombError) as error:
             where = self.table.where(position)
             raise CorruptAssetError(f"the image in {where} cannot be decoded: {error}") from error

@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import hub
 from ..errors import ConfigError, CorruptAssetError, MissingAssetError, PeftbenchError, unknown
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Ints = NDArray[np.int64]
 CHUNK = 1000
@@ -35,7 +32,7 @@ class HubTable:
     """All splits of a data set, one behind the other.
 
     Attributes:
-        data: ``datasets.Dataset`` of the image column.
+        data: ``datasets.Dataset`` of the image column, not decoded.
         counts: rows of each split, in the order of the table.
         image: name of the image column.
         label: name of the label column.
@@ -92,12 +89,15 @@ class HubTable:
             row -= count
         raise IndexError(f"{self.path} has no row {position}")
 
-    def picture(self, position: int) -> Image:
-        """Return one image as ``datasets`` decodes it."""
-        picture: Image | None = self.data[position][self.image]
-        if picture is None:
-            raise ValueError("the row has no image")
-        return picture
+    def encoded(self, position: int) -> bytes:
+        """Return one image as the bytes of its file.
+
+        Raises:
+            CorruptAssetError: the row has none.
+            MissingAssetError: it lies in a file of its own, which cannot be read.
+
+        """
+        return self._encoded(self.data[position][self.image], position)
 
     @cached_property
     def nbytes(self) -> int:
@@ -107,17 +107,13 @@ class HubTable:
     @cached_property
     def image_digests(self) -> NDArray[np.uint8]:
         """SHA-256 of every encoded image, (N, 32)."""
-        from datasets import Image
-
-        raw = self.data.cast_column(self.image, Image(decode=False))
         digests = bytearray()
-        for start in range(0, len(raw), CHUNK):
-            for offset, cell in enumerate(raw[start : start + CHUNK][self.image]):
+        for start in range(0, len(self.data), CHUNK):
+            for offset, cell in enumerate(self.data[start : start + CHUNK][self.image]):
                 digests += hashlib.sha256(self._encoded(cell, start + offset)).digest()
         return np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
 
     def _encoded(self, cell: Mapping[str, Any] | None, position: int) -> bytes:
-        """Return the bytes of an image's file."""
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise CorruptAssetError(f"{self.where(position)} has no image")
         if cell["bytes"] is not None:
@@ -150,7 +146,7 @@ def read_table(
     with _quiet():
         whole = datasets.concatenate_datasets(list(parts.values()))
     labels, names = _classes(whole, label)
-    pictures = whole.select_columns([image]).cast_column(image, datasets.Image())
+    pictures = whole.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     counts = {name: len(part) for name, part in parts.items()}
     commit = None if _local(path) else _commit(path, revision, parts)
     return HubTable(pictures, counts, image, label, labels, names, path, commit)
