@@ -6,7 +6,6 @@ The table stays on disk and images are decoded when asked for. Shapes: N samples
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from .. import pictures
 from ..errors import ConfigError, CorruptAssetError
 from .base import SPLITS, Classification, DataSpec, Task, manifest_digest
 from .batch import Split
 from .cut import Ints, take
 from .hub_table import HubTable, read_table
-from .images import Images, in_rgb
+from .images import Images, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -177,15 +177,12 @@ class HubRows(Images):
         return len(self.positions)
 
     def image(self, index: int) -> Image:
-        """Decode one image; transparency is laid over white."""
-        from PIL import Image as Pictures
-
+        """Decode one image as :func:`peftbench.pictures.decode` does."""
         position = self.positions[index]
         content = self.table.encoded(position)
         try:
-            with Pictures.open(io.BytesIO(content)) as picture:
-                return in_rgb(picture)
-        except (OSError, SyntaxError, ValueError, Pictures.DecompressionBombError) as error:
+            return picture(pictures.decode(content))
+        except pictures.UnreadableError as error:
             where = self.table.where(position)
             raise CorruptAssetError(f"the image in {where} cannot be decoded: {error}") from error
 

@@ -16,11 +16,20 @@ CHOICES = [
     for group in sorted(GROUPS)
     for path in sorted((CONFIGS / group).glob("*.yaml"))
 ]
+NEEDS = {  # what has no default
+    "backbone=hub_vit": ["backbone.model=hf-hub:owner/name"],
+    "data=hub_images": ["data.path=owner/name"],
+}
+
+
+def composed_of(*overrides):
+    overrides = [*overrides, *(more for o in overrides for more in NEEDS.get(o, ()))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=overrides)
 
 
 def settings_of(*overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return Settings.of(compose("config", overrides=list(overrides)))
+    return Settings.of(composed_of(*overrides))
 
 
 def test_there_are_choices_of_every_group():
@@ -56,8 +65,7 @@ OPEN = [(g, n) for g, n in CHOICES if g != "backbone"]  # a backbone's file pins
 
 @pytest.mark.parametrize(("group", "name"), OPEN)
 def test_a_file_lists_every_setting_so_that_each_can_be_changed_by_name(group, name):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("config", overrides=[f"{group}={name}"])
+    composed = composed_of(f"{group}={name}")
     assert set(Settings.of(composed).plain[group]) - set(composed[group]) == set()
 
 
@@ -75,7 +83,7 @@ def test_an_augmentation_composes_with_any_trainer(name):
 def test_every_run_has_an_identity_of_its_own():
     from peftbench.runs.launch import run_dir_of
 
-    tasks = [n for g, n in CHOICES if g == "data" and n != "pocket_vision"]
+    tasks = [n for g, n in CHOICES if g == "data" and n not in ("pocket_vision", "hub_images")]
     ids = {
         run_dir_of(settings_of(f"method={m}", f"data={d}")).run_id
         for m, d in itertools.product(METHODS[:3], tasks)
