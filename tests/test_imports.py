@@ -121,6 +121,7 @@ def test_no_branch_on_a_method_or_family_outside_its_folder(name: str, home: str
 
 
 FORBIDDEN = {"eval", "exec"}
+PICKLED = PACKAGE / "tasks" / "cifar.py"  # published as pickles; its unpickler builds arrays alone
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -129,13 +130,17 @@ def test_no_code_is_read_from_files(path: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", "") or ""
             names = {a.name for a in node.names} | {module}
-            assert not names & {"pickle", "dill", "cloudpickle", "joblib"}, path
+            unpacking = {"pickle", "dill", "cloudpickle", "joblib"}
+            assert names & unpacking <= ({"pickle"} if path == PICKLED else set()), path
         if isinstance(node, ast.Call):
             function = node.func
             assert not (isinstance(function, ast.Name) and function.id in FORBIDDEN), path
             loads = isinstance(function, ast.Attribute) and function.attr == "load"
             torch_load = loads and getattr(function.value, "id", "") == "torch"  # type: ignore[attr-defined]
             assert not torch_load, f"{path}:{node.lineno} reads a pickle"
+            of_pickle = getattr(getattr(function, "value", None), "id", "") == "pickle"
+            reads = of_pickle and function.attr in {"load", "loads", "Unpickler"}  # type: ignore[attr-defined]
+            assert not reads, f"{path}:{node.lineno} reads any pickle"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -216,8 +216,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> Exception:
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(str(error)) if _raised_by_hydra(error) else error
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return unknown(group, name, error.options, _given_key(name, arguments) or group)
+        folders = re.findall(r"path=file://(\S+)", str(error))
+        return _unknown_choice(error.missing_cfg_file, error.options, folders, arguments)
     cause = error.__cause__ or error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         return _unknown_key(str(cause.full_key), [str(k) for k in cause.parent_node])
@@ -228,6 +228,23 @@ def explain(error: Exception, arguments: Sequence[str]) -> Exception:
         return _not_overridable(found[1], text)
     detail = str(cause).strip()
     return ConfigError(text if detail in text else f"{text}\n{detail}")
+
+
+def _unknown_choice(
+    path: str, options: Sequence[str], folders: Sequence[str], arguments: Sequence[str]
+) -> ConfigError:
+    """Build the error for a choice ``group/name`` that no file of the group has.
+
+    Within a group (``data=vtab1k/dtd``) the choices are what ``folders``, the places of
+    configurations, hold there; if nothing, those of the outer group.
+    """
+    group, _, name = path.rpartition("/")
+    outer, _, inner = group.rpartition("/")
+    if not inner or _given_key(f"{inner}/{name}", arguments) != outer:
+        return unknown(group, name, options, _given_key(name, arguments) or group)
+    within = [p.stem for folder in folders for p in Path(folder, group).glob("*.yaml")]
+    choices = [f"{inner}/{choice}" for choice in within] or options
+    return unknown(outer, f"{inner}/{name}", choices, outer)
 
 
 def _raised_by_hydra(error: Exception) -> bool:

@@ -110,6 +110,8 @@ class _Execution:
         self.accelerator: Accelerator = make_accelerator(settings.trainer)
         reset_peak_memory(self.accelerator.device)
         self.task = settings.data.load()
+        for text in self.task.manifest.get("deviations", ()):
+            warn(f"task '{self.task.name}' is not the published one: {text}")
         self.backbone = resident_backbone(settings)
         self.base_sha256 = self.backbone.sha256
         self.log = MetricsLog(run_dir.metrics) if is_main() else None

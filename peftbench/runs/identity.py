@@ -19,6 +19,8 @@ VOLATILE: Mapping[str, str] = {
     "tracker": "figures are copied there, none is read back",
     "data.path": "the manifest says what lies there",
     "data.revision": "a name of a commit; the manifest holds the commit itself",
+    "data.root": "where the data lie; what they are stands in their manifest",
+    "data.strict": "whether deviations are refused; those let through stand in the manifest",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
     "trainer.threads": "the same sums by more or fewer hands; the result records the number",
     "trainer.workers": "who decodes an image; the random changes to it do not depend on that",

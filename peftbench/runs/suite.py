@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..files import write_json
 from .identity import canonical, run_id
 from .process import FAILED, describe, is_main, report, say
 from .settings import Settings
-from .table import show_suite
+from .table import deviations_of, show_suite
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +32,7 @@ def run_suite(settings: Settings) -> int:
     tasks: dict[str, dict[str, Any]] = {}
     code = 0
     for name, data in settings.data.selected().items():
-        member = settings.for_task(name, data)
+        member = settings.for_task(data.name, data)  # named as it would be alone
         tasks[name] = {"run_id": None}
         try:
             tasks[name]["run_id"] = run_dir_of(member).run_id
@@ -53,12 +54,22 @@ def run_suite(settings: Settings) -> int:
 def _line(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a suite keeps of one task's result."""
     primary = result["primary"]
-    return {key: primary[key] for key in ("name", "split", "value", "ci95")}
+    line = {key: primary[key] for key in ("name", "split", "value", "ci95")}
+    deviations = deviations_of(result)
+    return line | ({"deviations": deviations} if deviations else {})
 
 
 def suite_id(settings: Settings) -> str:
-    """Return the suite's identity: its settings and the manifests of its chosen tasks."""
-    manifests = {n: d.manifest_sha256 for n, d in settings.data.selected().items()}
+    """Return the suite's identity: its settings and the manifests of its chosen tasks.
+
+    A task whose data cannot be read counts as one without a manifest.
+    """
+    manifests: dict[str, str | None] = {}
+    for name, data in settings.data.selected().items():
+        try:
+            manifests[name] = data.manifest_sha256
+        except PeftbenchError:
+            manifests[name] = None
     return run_id(settings.plain, hashlib.sha256(canonical(manifests).encode()).hexdigest())
 
 
@@ -98,6 +109,9 @@ def summarise(settings: Settings, tasks: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Return the mean, or None when a value is missing or there is none."""
+    """Return the mean, or None when a value is missing or there is none.
+
+    Exact up to the last rounding, so the order of the values does not matter.
+    """
     known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    return statistics.mean(known) if known and len(known) == len(values) else None

@@ -17,9 +17,13 @@ WIDTH = 80
 
 
 def console_for(file: IO[str] | None = None) -> Console:
-    """Return a console that is plain and ``WIDTH`` columns wide unless it is a terminal."""
+    """Return a console that is plain and ``WIDTH`` columns wide unless it is a terminal.
+
+    Text is shown as it is: brackets in a message are no markup.
+    """
     file = file or sys.stdout
-    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
+    width = None if file.isatty() else WIDTH
+    return Console(file=file, width=width, highlight=False, markup=False)
 
 
 def show_result(result: Mapping[str, Any], path: Path, file: IO[str] | None = None) -> None:
@@ -38,11 +42,11 @@ def show_result(result: Mapping[str, Any], path: Path, file: IO[str] | None = No
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
     table.add_column()
-    for row in (*_scores(result), *_costs(result)):
+    for row in (*_scores(result), *_deviations(result), *_costs(result)):
         table.add_row(*row)
     console = console_for(file)
     console.print(table)
-    console.print(f"run directory: {path}", soft_wrap=True, markup=False)
+    console.print(f"run directory: {path}", soft_wrap=True)
 
 
 def _scores(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -59,6 +63,18 @@ def _scores(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             note += "; best epoch, chosen on test"
         rows.append((f"{name} {split}", f"{percent(value)} %", note))
     return rows
+
+
+def _deviations(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return rows on what the data differ in from the published task."""
+    found = deviations_of(result)
+    return [("" if i else "not the published data", "", text) for i, text in enumerate(found)]
+
+
+def deviations_of(result: Mapping[str, Any]) -> list[str]:
+    """Return in what a run's data differ from the published task."""
+    manifest = result["data_manifest"]
+    return list(manifest.get("deviations", ())) if isinstance(manifest, Mapping) else []
 
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -122,7 +138,7 @@ def show_suite(summary: Mapping[str, Any], path: Path, file: IO[str] | None = No
         table.add_row(key.replace("_", " "), _mean(summary[key]), summary.get("reason", ""))
     console = console_for(file)
     console.print(table)
-    console.print(f"suite: {path}", soft_wrap=True, markup=False)
+    console.print(f"suite: {path}", soft_wrap=True)
 
 
 def _mean(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,3 +50,34 @@ class Suite:
     def selected(self) -> dict[str, DataSpec]:
         """Return the chosen tasks, in the order of the choice."""
         return {name: self.members[name] for name in self.tasks or tuple(self.members)}
+
+
+class SuiteSpec(ABC):
+    """Data spec that stands for a suite and builds it from a few settings, a folder for one."""
+
+    def __post_init__(self) -> None:
+        self.selected()  # builds the suite, which checks the choice of tasks
+
+    @property
+    @abstractmethod
+    def whole(self) -> Suite:
+        """The suite itself."""
+
+    @property
+    def name(self) -> str:
+        """Name of the suite."""
+        return self.whole.name
+
+    @property
+    def members(self) -> Mapping[str, DataSpec]:
+        """Data spec of every task by name."""
+        return self.whole.members
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Tasks of every group."""
+        return self.whole.groups
+
+    def selected(self) -> dict[str, DataSpec]:
+        """Return the chosen tasks, in the order of the choice."""
+        return self.whole.selected()

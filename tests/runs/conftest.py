@@ -30,6 +30,7 @@ FAKE_CONFIGS = {
     "method/linear.yaml": "_target_: peftbench.fakes.Lora\nrank: 1\n",
     "backbone/dinov2_small.yaml": "_target_: peftbench.fakes.Vit\ndepth: 2\nweights: null\n",
     "data/digits.yaml": "_target_: peftbench.fakes.Pocket\ntask: digits\n",
+    "data/small/digits.yaml": "_target_: peftbench.fakes.Pocket\ntask: digits\n",
     "data/broken.yaml": "_target_: peftbench.fakes.Pocket\ntask: broken\n",
     "data/pocket.yaml": "_target_: peftbench.fakes.Suite\nname: pocket\ntasks: null\n"
     "members:\n"

@@ -74,6 +74,8 @@ SLIPS = [
     ("tracker.mode=x", ["tracker.mode", "'tracker' has no settings"]),
     ("protocol=paprika", ["Did you mean 'paper'", "honest, paper"]),
     ("method=null", ["Config group override must be a string"]),
+    ("data=small/digit", ["unknown data 'small/digit' (key: data)", "Did you mean 'small/digits'"]),
+    ("data=smal/digits", ["unknown data 'smal/digits'", "choices: broken, digits, pocket"]),
     ("foo", ["'foo' cannot be read as KEY=VALUE"]),
     ("method=[1", ["'method=[1' cannot be read as KEY=VALUE"]),
     ("method=lora inner=lora", ["takes no inner method (key: inner)", "method=gist"]),
@@ -118,6 +120,7 @@ def test_help_is_for_a_reader(command):
     for text in (
         "method: gist, linear, lora\n",
         "data: broken, digits, pocket, pocket_broken\n",
+        "data/small: digits\n",
         "protocol: honest, paper\n",
         "tracker: files, tensorboard, wandb\n",
         "Examples",

@@ -1,24 +1,30 @@
 """Every shipped choice composes, builds, and survives the way through its own ``config.yaml``."""
 
 import itertools
+import shutil
 
 import pytest
+import trees
 import yaml
 from hydra import compose, initialize_config_dir
 
+from peftbench.runs.launch import run_dir_of
 from peftbench.runs.settings import GROUPS, Settings
+from peftbench.tasks.pocket import SOURCES
 
 from .conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 CHOICES = [
-    (group, path.stem)
+    (group, path.relative_to(CONFIGS / group).with_suffix("").as_posix())
     for group in sorted(GROUPS)
     for path in sorted((CONFIGS / group).glob("*.yaml"))
+    + sorted((CONFIGS / group).glob("*/*.yaml") if group == "data" else [])
 ]
 NEEDS = {  # what has no default
     "backbone=hub_vit": ["backbone.model=hf-hub:owner/name"],
     "data=hub_images": ["data.path=owner/name"],
+    "data=image_folder": ["data.root=pictures"],
 }
 
 
@@ -81,14 +87,47 @@ def test_an_augmentation_composes_with_any_trainer(name):
 
 
 def test_every_run_has_an_identity_of_its_own():
-    from peftbench.runs.launch import run_dir_of
-
-    tasks = [n for g, n in CHOICES if g == "data" and n not in ("pocket_vision", "hub_images")]
     ids = {
         run_dir_of(settings_of(f"method={m}", f"data={d}")).run_id
-        for m, d in itertools.product(METHODS[:3], tasks)
+        for m, d in itertools.product(METHODS[:3], SOURCES)
     }
-    assert len(ids) == len(METHODS[:3]) * len(tasks)
+    assert len(ids) == len(METHODS[:3]) * len(SOURCES)
+
+
+@pytest.mark.parametrize(("name", "number"), [("pocket_vision", 5), ("vtab1k", 19), ("fgvc", 5)])
+def test_every_member_of_a_suite_is_a_choice_with_the_same_settings(name, number):
+    suite = settings_of(f"data={name}").data
+    alone = {n.rpartition("/")[2]: n for g, n in CHOICES if g == "data" and n != name}
+    if any(n.startswith(f"{name}/") for n in alone.values()):
+        alone = {t: n for t, n in alone.items() if n.startswith(f"{name}/")}
+        assert alone.keys() == suite.members.keys()
+    assert len(suite.members) == number
+    for task, member in suite.members.items():
+        assert settings_of(f"data={alone[task]}").data == member
+
+
+def test_the_root_of_a_suite_reaches_every_member(monkeypatch):
+    monkeypatch.setenv("PEFTBENCH_DATA", "/somewhere")
+    assert settings_of("data=vtab1k/dtd").data.root == "/somewhere/vtab-1k"
+    assert settings_of("data=fgvc").data.members["cub"].root == "/somewhere/fgvc"
+    suite = settings_of("data=vtab1k", "data.root=here", "data.strict=false").data
+    assert all(m.root == "here" and not m.strict for m in suite.members.values())
+    chosen = settings_of("data=vtab1k", "data.tasks=[dtd,svhn]").data.selected()
+    assert list(chosen) == ["dtd", "svhn"]
+
+
+def test_the_same_tree_elsewhere_is_the_same_run_alone_or_in_a_suite(tmp_path):
+    first = trees.vtab(tmp_path / "a", ["kitti"], train=4, val=2, test=3)
+    shutil.copytree(first, tmp_path / "b" / "vtab-1k")
+    suite = settings_of("data=vtab1k", f"data.root={first}", "data.strict=false")
+    member = suite.for_task("vtab1k/kitti", suite.data.members["kitti"])
+    alone = settings_of("data=vtab1k/kitti", f"data.root={tmp_path / 'b'}", "data.strict=false")
+    assert member.names == alone.names and alone.names["data"] == "vtab1k/kitti"
+    assert run_dir_of(member).run_id == run_dir_of(alone).run_id
+    lists = tmp_path / "b" / "vtab-1k" / "kitti"
+    (lists / "test.txt").write_text((lists / "val200.txt").read_text().replace("val200", "test"))
+    changed = settings_of("data=vtab1k/kitti", f"data.root={tmp_path / 'b'}", "data.strict=false")
+    assert run_dir_of(changed).run_id != run_dir_of(alone).run_id
 
 
 @pytest.mark.parametrize("method", ["u_tuning", "u_tuning_tri", "u_tuning_first"])

@@ -17,6 +17,7 @@ from peftbench.runs import identity
 from peftbench.runs.identity import VOLATILE, run_id
 from peftbench.runs.settings import Settings
 from peftbench.tasks.hub import HubImages
+from peftbench.tasks.vtab import VtabTask
 from peftbench.train.config import Trainer
 
 names = st.text("abcdefgh_", min_size=1, max_size=4)
@@ -88,7 +89,7 @@ def test_every_volatile_key_is_without_effect_and_its_neighbours_are_not():
 def test_every_volatile_key_is_a_real_setting():
     known = {f.name for f in dataclasses.fields(Settings)}
     trainer = {f"trainer.{f.name}" for f in dataclasses.fields(Trainer)}
-    data = {f"data.{f.name}" for f in dataclasses.fields(HubImages)}
+    data = {f"data.{f.name}" for spec in (HubImages, VtabTask) for f in dataclasses.fields(spec)}
     assert VOLATILE.keys() <= known | trainer | data
 
 

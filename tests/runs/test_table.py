@@ -43,6 +43,15 @@ def test_a_number_chosen_on_test_is_labelled(result):
     assert " ".join(text.split()).count("best epoch, chosen on test") == 1
 
 
+def test_data_that_are_not_the_published_ones_are_labelled(result):
+    assert "published" not in shown(show_result, result, LONG)
+    deviations = ["train800.txt: 8 images, the published task has 800", "val200.txt: [gone]"]
+    manifest = result["data_manifest"] | {"deviations": deviations}
+    text = " ".join(shown(show_result, result | {"data_manifest": manifest}, LONG).split())
+    assert "not the published data train800.txt: 8 images, the" in text
+    assert text.count("not the published data") == 1 and "val200.txt: [gone]" in text
+
+
 def test_an_interval_is_the_stored_one_before_a_computed_one(result):
     assert interval_of(result, "test", "accuracy") == [0.88, 0.92]
     stored = result | {"intervals": {"val": {"accuracy": [0.1, 0.9]}}}
