@@ -88,6 +88,8 @@ class Anatomy:
         channels: every output with a channel axis, in the order of the forward pass.
         class_token: whether a class token stands in front of the (first) stack's sequence.
         patch_numbers: numbers in one image patch (3 x height x width), None for text.
+        patch_grid: patches of an image, down and across, in the order of the sequence; None for
+            text.
         features: (model, inputs) -> pooled features (B, D) that a classifier head reads.
         read_token: (model, (B, D) output of one token after the last norm) -> what the head reads.
         logits: (model, inputs) -> language-model logits (B, T, V); None if it has no such head.
@@ -104,6 +106,7 @@ class Anatomy:
     read_token: Callable[[nn.Module, Tensor], Tensor]
     class_token: bool = False
     patch_numbers: int | None = None
+    patch_grid: tuple[int, int] | None = None
     logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
     generating: tuple[nn.Module, ...] = ()
     unused: frozenset[int] = frozenset()

@@ -83,7 +83,7 @@ def _block(index: int, layer: Any, width: int, paths: dict[int, str]) -> Block:
             f"{prefix}/attn",
             "attn",
             stream=attn_in,
-            input=attn_in,
+            input=TensorRef(self_attention, "input", 0, "hidden_states"),
             output=TensorRef(attention.output.dropout, "output"),
             width=width,
         ),

@@ -60,6 +60,7 @@ def anatomy(model: Any) -> Anatomy:
         read_token=read_token,
         class_token=model.cls_token is not None,
         patch_numbers=3 * math.prod(patch.patch_size),
+        patch_grid=tuple(patch.grid_size) if patch.grid_size else None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from .bank import Bank
 from .base import Delta, Edit
+from .factored import Factored, Factors
+from .grid import ConvBypass, GridEdit
 from .kv import Prefix
 from .linear import (
     AddedBias,
@@ -12,7 +14,7 @@ from .linear import (
     OutputScale,
     ScaleShift,
 )
-from .op import Bottleneck, OpEdit
+from .op import Bottleneck, InputOp, OpEdit
 from .sites import (
     AttentionSite,
     ChannelSite,
@@ -32,12 +34,17 @@ __all__ = [
     "Bank",
     "Bottleneck",
     "ChannelSite",
+    "ConvBypass",
     "Delta",
     "Dora",
     "Edit",
     "Embed",
     "Entries",
+    "Factored",
+    "Factors",
+    "GridEdit",
     "Handles",
+    "InputOp",
     "InputScale",
     "LinearEdit",
     "LinearSite",

@@ -96,8 +96,17 @@ class Delta(nn.Module):
             edit.sync()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what the artefact stores: parameters and buffers by name."""
-        return {k.removeprefix("edits."): v.detach() for k, v in self.state_dict().items()}
+        """Return what the artefact stores: parameters and buffers by name.
+
+        A tensor that several edits share is there once, under its first name.
+        """
+        found: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[name.removeprefix("edits.")] = tensor.detach()
+        return found
 
     def parameter_count(self) -> int:
         """Return the number of trainable numbers."""

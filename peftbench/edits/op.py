@@ -128,3 +128,44 @@ class OpEdit(Edit):
         handles.add(source.watch(keep))
         handles.add(output.edit(add))
         handles.add(seen.clear)
+
+
+class InputOp(Edit):
+    """op(x + tuner(x)): a tuner in front of a frozen operation.
+
+    Args:
+        name: unique name.
+        site: the operation.
+        readers: the linear layers that read what enters the operation, into which an affine tuner
+            (one with ``affine``) can be merged.
+        tuner: module (B, T, D) -> (B, T, D).
+        identity: whether the tuner's output is zero at the start.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        site: OpSite,
+        readers: Sequence[nn.Linear],
+        tuner: nn.Module,
+        identity: bool = True,
+    ) -> None:
+        super().__init__(name)
+        self.site, self.readers, self.identity = site, tuple(readers), identity
+        self.tuner = tuner
+
+    def install(self, delta: Delta, handles: Handles) -> None:
+        """Hook the operation's input."""
+        handles.add(self.site.input.edit(self.change))
+
+    def change(self, x_BTD: Tensor) -> Tensor:
+        """Return x + tuner(x)."""
+        return x_BTD + cast(self.tuner(x_BTD), x_BTD)
+
+    def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return W (1 + M) and b + W c for one reader, where the tuner is x -> M x + c."""
+        matrix_DD, vector_D = self.tuner.affine()  # type: ignore[operator]
+        shift_O = weight_OI @ vector_D.to(weight_OI.dtype)
+        bias_O = shift_O if bias_O is None else bias_O + shift_O
+        return weight_OI + weight_OI @ matrix_DD.to(weight_OI.dtype), bias_O

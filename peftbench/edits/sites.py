@@ -168,7 +168,8 @@ class OpSite:
         name: for example ``"encoder/0/attn"``.
         kind: attn, cross_attn, mlp or block.
         stream: the residual stream that enters the sub-layer (before its norm in pre-norm nets).
-        input: what the operation itself reads (after the norm in pre-norm nets).
+        input: what the operation itself reads (after the norm in pre-norm nets); changing it
+            leaves the residual stream as it is, but for a block, whose stream it is.
         output: what the operation gives back, as it is added to the stream (after layer scale,
             dropout and drop path); for a block, the block's output.
         width: D.

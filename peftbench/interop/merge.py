@@ -19,6 +19,7 @@ from ..edits import (
     Delta,
     Edit,
     Entries,
+    InputOp,
     InputScale,
     LinearEdit,
     OpEdit,
@@ -41,6 +42,7 @@ from .folder import main_head
 
 REASONS: dict[type[Edit], str] = {
     OpEdit: "a small network beside or behind a frozen operation is not linear",
+    InputOp: "a small network in front of a frozen operation is not linear",
     Tokens: "learned tokens stand in the sequence, not in a weight",
     Prefix: "learned keys and values stand in attention, not in a weight",
     Bank: "the copy that acts is chosen at each call",
@@ -131,10 +133,11 @@ def why_not(edit: Edit) -> str | None:
         if not hasattr(edit.module, "bias"):
             return f"the {type(edit.module).__name__} has no bias that could take the shift"
         return None
-    if isinstance(edit, LinearEdit) and type(edit).merged is not LinearEdit.merged:
-        if edit.module.weight.is_floating_point():
-            return None
-        return f"the layer's weight is stored as {edit.module.weight.dtype}"
+    linear = isinstance(edit, LinearEdit) and type(edit).merged is not LinearEdit.merged
+    if linear or (isinstance(edit, InputOp) and hasattr(edit.tuner, "affine")):
+        kinds = {layer.weight.dtype for layer in layers_of(edit)}
+        odd = [k for k in kinds if not k.is_floating_point]
+        return f"the layer's weight is stored as {odd[0]}" if odd else None
     for kind, reason in REASONS.items():
         if isinstance(edit, kind):
             return reason
@@ -144,10 +147,11 @@ def why_not(edit: Edit) -> str | None:
 def plain_tensors(delta: Delta) -> dict[nn.Module, dict[str, Tensor | None]]:
     """Return, per module and attribute, the tensors that do what an attached delta does.
 
-    Edits of one layer apply in the order in which they are attached, but a scale on the layer's
-    input acts before the layer and all that reads its input, so it is merged last.
+    Edits of one layer apply in the order in which they are attached, but what changes the layer's
+    input acts before the layer and all that reads its input, so it is merged last: a scale on the
+    input, then adapters in front of the operation, from the nearest to the farthest.
     """
-    by_layer: dict[nn.Module, list[LinearEdit | ScaleShift]] = {}
+    by_layer: dict[nn.Module, list[LinearEdit | ScaleShift | InputOp]] = {}
     plain: dict[nn.Module, dict[str, Tensor | None]] = {}
     for edit in delta:
         if isinstance(edit, Weight):
@@ -158,19 +162,30 @@ def plain_tensors(delta: Delta) -> dict[nn.Module, dict[str, Tensor | None]]:
             module, attribute = edit.owner
             plain.setdefault(module, {})[attribute] = edit.tensor.detach().clone()
         else:
-            by_layer.setdefault(edit.module, []).append(edit)
+            for layer in layers_of(edit):
+                by_layer.setdefault(layer, []).append(edit)
     with torch.no_grad():
         for module, edits in by_layer.items():
             plain.setdefault(module, {}).update(_merge_layer(module, edits))
     return plain
 
 
-def _merge_layer(module: Any, edits: list[LinearEdit | ScaleShift]) -> dict[str, Tensor | None]:
+def layers_of(edit: Any) -> list[Any]:
+    """Return the layers into which an edit is merged."""
+    return list(edit.readers) if isinstance(edit, InputOp) else [edit.module]
+
+
+def _merge_layer(
+    module: Any, edits: list[LinearEdit | ScaleShift | InputOp]
+) -> dict[str, Tensor | None]:
     kind = module.weight.dtype
     wide = torch.promote_types(kind, torch.float32)
     weight, bias = module.weight.to(wide), module.bias
     bias = None if bias is None else bias.to(wide)
-    for edit in sorted(edits, key=lambda e: isinstance(e, InputScale)):  # stable
+    scales = [e for e in edits if isinstance(e, InputScale)]
+    adapters = [e for e in reversed(edits) if isinstance(e, InputOp)]
+    others = [e for e in edits if not isinstance(e, InputScale | InputOp)]
+    for edit in [*others, *scales, *adapters]:
         weight, bias = edit.merged(weight, bias)
     return {"weight": weight.to(kind), "bias": None if bias is None else bias.to(kind)}
 

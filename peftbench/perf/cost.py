@@ -20,12 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..backbones import Anatomy, Backbone, Stack
 from ..edits import (
     AddedBias,
-    Bottleneck,
     Dora,
     Edit,
+    Factored,
+    InputOp,
     InputScale,
     LowRank,
     OpEdit,
+    OpSite,
     OutputScale,
     Prefix,
     ScaleShift,
@@ -39,6 +41,7 @@ from ..errors import IncompatibleError
 from ..methods import Method
 from ..train.model import Adapted
 from .cost_branches import below, branch_flops
+from .cost_tuners import factored_flops, tuner_flops
 from .rows import AddedVector, bottom
 from .subjects import twin
 
@@ -100,7 +103,7 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
     """Return where a vector must stand so that gradients reach as far down as the edit needs."""
     if isinstance(edit, InputScale):
         return [TensorRef(edit.module, "input", 0)]
-    if isinstance(edit, LowRank | OutputScale | AddedBias):
+    if isinstance(edit, LowRank | Factored | OutputScale | AddedBias):
         return [TensorRef(edit.module, "output")]
     if isinstance(edit, AddedVector):
         return [edit.place]
@@ -108,6 +111,8 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
         return [edit.site.output]
     if isinstance(edit, OpEdit):
         return [site.output for site in edit.sites]
+    if isinstance(edit, InputOp):
+        return [edit.site.input]
     if isinstance(edit, QueryTuner):
         return [edit.site.output]
     if isinstance(edit, Tokens):
@@ -191,10 +196,11 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
         if isinstance(tuner, Branch):
             rows = shapes.operations[edit.sites[0].name]
             return branch_flops(tuner, rows, True, below(edit.sites[0], anatomy, edits))
-        if not isinstance(tuner, Bottleneck):
-            raise IncompatibleError(f"no cost is written down for {type(tuner).__name__}")
-        numbers = tuner.down_weight.numel() + tuner.up_weight.numel()
-        return sum(6 * shapes.operations[site.name] * numbers for site in edit.sites)
+        return sum(_beside(tuner, site, shapes) for site in edit.sites)
+    if isinstance(edit, InputOp):
+        return _beside(edit.tuner, edit.site, shapes)
+    if isinstance(edit, Factored):
+        return factored_flops(edit, shapes.rows[id(edit.module)])
     if isinstance(edit, QueryTuner):
         rows = shapes.operations[edit.site.name]
         return branch_flops(edit.branch, rows, False, below(edit.site, anatomy, edits))
@@ -210,6 +216,11 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
             if id(module) in shapes.rows and edit.value.dim() > 1
         )
     return 0  # element-wise, or counted per stack (tokens)
+
+
+def _beside(tuner: nn.Module, site: OpSite, shapes: Shapes) -> int:
+    batch = shapes.sequences[site.name.partition("/")[0]][0]
+    return tuner_flops(tuner, shapes.operations[site.name], batch)
 
 
 def _token_rows(count: int, stack: Stack, shapes: Shapes) -> int:

@@ -130,6 +130,36 @@ def ssf(s):
     return 2 * (linear_outputs(s) + s.norms * s.d + (s.d if s.patch else 0))
 
 
+def fact_tiles(s):
+    """D x D tiles of all weights; a narrower layer is one tile."""
+    return s.attentions * 4 + s.blocks * (3 if s.gates else 2) * (s.f // s.d)
+
+
+def fact_tt(s, r=16):
+    """U and V, and a core of every tile (arXiv 2212.03145)."""
+    return 2 * s.d * r + fact_tiles(s) * r * r
+
+
+def fact_tk(s, r=32):
+    """U and V, one cube, and a mixture of its slices for every tile."""
+    return 2 * s.d * r + r**3 + fact_tiles(s) * r
+
+
+def repadapter(s, h=8, groups=2):
+    """A and its bias, grouped B and its bias, twice a block (arXiv 2302.08106)."""
+    return 2 * s.blocks * (s.d * h + h + s.d * h // groups + s.d)
+
+
+def convpass(s, h=8):
+    """Down, 3x3 kernel and up with their biases, twice a block (arXiv 2207.07039)."""
+    return 2 * s.blocks * (s.d * h + h + 9 * h * h + h + h * s.d + s.d)
+
+
+def compacter(s, h=24, n=4):
+    """n shared n x n matrices; two pairs of n rank-one factors and biases, twice a block."""
+    return n**3 + 2 * s.blocks * (2 * (s.d + h) + h + s.d)
+
+
 U_OPERATIONS = ("mha", "ffn", "block")
 
 
@@ -156,6 +186,11 @@ FORMULAS = {
     "vpt_deep": lambda s: s.first_stack * 10 * s.d,
     "ssf": ssf,
     "gist": lambda s: s.blocks * bottleneck(s, 4) + s.d,
+    "fact_tt": fact_tt,
+    "fact_tk": fact_tk,
+    "repadapter": repadapter,
+    "convpass": convpass,
+    "compacter": compacter,
     **{f"u_adapter_{op}": lambda s: s.blocks * u_tuners(s, [10]) for op in U_OPERATIONS},
     **{f"u_prefix_{op}": lambda s: s.blocks * u_tuners(s, (), [10]) for op in U_OPERATIONS},
     **{f"u_prompt_{op}": lambda s: s.blocks * u_tuners(s, (), (), [10]) for op in U_OPERATIONS},

@@ -12,6 +12,9 @@ from peftbench.edits import (
     AddedBias,
     Dora,
     Entries,
+    Factored,
+    Factors,
+    InputOp,
     InputScale,
     LinearSite,
     LowRank,
@@ -24,8 +27,12 @@ from peftbench.files import sha256_tensors
 from peftbench.interop import merge
 from peftbench.interop.compare import bound_for
 from peftbench.methods import Method
+from peftbench.methods.repadapter import GroupedBottleneck
 
-MERGES = ("lora", "dora", "ia3", "bitfit", "layernorm", "full", "linear")
+MERGES = (
+    *("lora", "dora", "ia3", "bitfit", "layernorm", "full", "linear"),
+    *("fact_tt", "fact_tk", "repadapter"),
+)
 USES = [u for u in tiny.USES if u != "roberta"]
 CASES = [
     (m, u) for u in USES for m in MERGES if not (m == "linear" and tiny.USES[u][1] is None)
@@ -64,6 +71,8 @@ def test_lora_roles_of_a_fused_layer(roles, rslora, untouched):
     ("name", "use", "kind", "where"),
     [
         ("adapter", "vit", "OpEdit", "encoder/0/mlp"),
+        ("convpass", "vit", "GridEdit: a small network beside", "encoder/0/mlp"),
+        ("compacter", "bert", "OpEdit", "encoder/0/attn"),
         ("vpt_shallow", "bert", "Tokens", "encoder/prompts"),
         ("prefix", "llama", "Prefix", "decoder/0/attn"),
         ("gist", "vit", "Tokens", "gist"),
@@ -153,6 +162,48 @@ ORDERS = [
 @pytest.mark.parametrize("use", ["vit", "llama"])
 def test_order_of_edits_at_one_layer(order, use, untouched):
     with tiny.adapted(Stacked(order), use) as model:
+        tiny.perturb(model, 0.3)
+        assert merge(model).difference.relative <= 1e-5
+
+
+@dataclass(frozen=True)
+class Fronted(Method):
+    """Adapters in front of the MLP, and edits of a layer that reads them, in a given order."""
+
+    order: tuple = ()
+
+    def edits(self, anatomy, generator):
+        block = next(anatomy.blocks)
+        site = block.linears["up"]
+        readers = [s.module for r, s in block.linears.items() if r in ("up", "gate")]
+        factors = Factors(32, 3, False, generator)
+        kinds = {
+            "front": lambda n: InputOp(n, block.ops["mlp"], readers, grouped(n, generator)),
+            "fact": lambda n: Factored(n, [site], factors, 1.0, generator=generator),
+            "dora": lambda n: Dora(n, [site], rank=2, alpha=4, generator=generator),
+            "out": lambda n: OutputScale(n, [site]),
+            "in": lambda n: InputScale(n, [site]),
+        }
+        return [kinds[k](f"{i}/{k}") for i, k in enumerate(self.order)]
+
+
+def grouped(name, generator):
+    return GroupedBottleneck(32, 4, 2, 1.0, 0.0, name, generator)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("front", "dora"),
+        ("fact", "front", "in"),
+        ("front", "front"),
+        ("in", "front", "out", "front", "fact"),
+    ],
+    ids="-".join,
+)
+@pytest.mark.parametrize("use", ["vit", "llama"])
+def test_order_of_adapters_in_front(order, use, untouched):
+    with tiny.adapted(Fronted(order), use) as model:
         tiny.perturb(model, 0.3)
         assert merge(model).difference.relative <= 1e-5
 

@@ -8,15 +8,20 @@ from functools import cache
 import pytest
 import timm
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from peftbench.backbones.backbone import find_anatomy
 from peftbench.methods.adapter import Adapter
 from peftbench.methods.adaptformer import AdaptFormer
 from peftbench.methods.bitfit import BitFit
+from peftbench.methods.compacter import Compacter
+from peftbench.methods.convpass import Convpass
+from peftbench.methods.fact import Fact
 from peftbench.methods.full import Full
 from peftbench.methods.gist import Gist
 from peftbench.methods.linear import Linear
 from peftbench.methods.lora import Lora
+from peftbench.methods.repadapter import RepAdapter
 from peftbench.methods.ssf import Ssf
 from peftbench.methods.vpt import Vpt
 
@@ -48,6 +53,16 @@ COUNTS = {
     "VPT-shallow, 1": (Vpt(1), 768),
     "VPT-deep, 50": (Vpt(50, deep=True), 460_800),
     "VPT-deep, 1": (Vpt(1, deep=True), 9_216),
+    "FacT-TT, r=16": (Fact("tt", rank=16), 61_440),
+    "FacT-TT, r=8": (Fact("tt", rank=8), 21_504),
+    "FacT-TT, r=4": (Fact("tt", rank=4), 8_448),
+    "FacT-TK, r=32": (Fact("tk", rank=32), 86_528),
+    "FacT-TK, r=16": (Fact("tk", rank=16), 30_976),
+    "RepAdapter, h=8": (RepAdapter(hidden=8), 239_808),
+    "Convpass, h=8": (Convpass(hidden=8), 327_552),
+    "Convpass, attention, h=8": (Convpass("attn", hidden=8), 163_776),
+    "Compacter": (Compacter(), 57_088),
+    "Compacter++": (Compacter("pfeiffer"), 28_576),
     "full": (Full(), 85_798_656),
     "linear": (Linear(), 0),
     "GIST": (Gist(), 83_760),
@@ -71,3 +86,28 @@ def test_gist_adds_its_width_to_every_host(row, name, width):
 
 def test_the_frozen_backbone():
     assert sum(p.numel() for p in anatomy(B).model.parameters()) == 85_798_656
+
+
+# ranks that the authors chose for the 19 tasks of VTAB-1K, and the mean that the paper prints
+TUCKER_RANKS = {32: 13, 16: 6}
+
+
+def test_tucker_mean_over_tasks_is_the_papers():
+    total = sum(n * count(Fact("tk", rank=r)) for r, n in TUCKER_RANKS.items())
+    assert total / sum(TUCKER_RANKS.values()) == pytest.approx(69_000, abs=500)
+
+
+def test_repadapter_without_biases_is_the_papers_figure():
+    delta = RepAdapter(hidden=8).plan(anatomy(B), torch.Generator())
+    matrices = [p.numel() for n, p in delta.named_parameters() if n.endswith("weight")]
+    assert sum(matrices) == 221_184
+
+
+@pytest.mark.parametrize(("placement", "share"), [("houlsby", 0.073), ("pfeiffer", 0.047)])
+def test_compacter_on_t5_base_trains_the_papers_share(placement, share):
+    config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, vocab_size=32128)
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(config)
+        made = Compacter(placement, norms=True).plan(find_anatomy(model), torch.Generator())
+    total = sum(p.numel() for p in model.parameters())
+    assert 100 * made.parameter_count() / total == pytest.approx(share, abs=0.0005)

@@ -7,16 +7,21 @@ import torch.nn.functional as F
 from vits import CLASSES, HOST, disturb, images, over, vit
 
 import peftbench
+from peftbench.edits import GridEdit
 from peftbench.methods.adapter import Adapter
 from peftbench.methods.adaptformer import AdaptFormer
 from peftbench.methods.bitfit import BitFit
+from peftbench.methods.compacter import Compacter
+from peftbench.methods.convpass import Convpass
 from peftbench.methods.dora import Dora
+from peftbench.methods.fact import Fact
 from peftbench.methods.full import Full
 from peftbench.methods.ia3 import IA3
 from peftbench.methods.layernorm import LayerNorm
 from peftbench.methods.linear import Linear
 from peftbench.methods.lora import Lora
 from peftbench.methods.prefix import Prefix
+from peftbench.methods.repadapter import RepAdapter
 from peftbench.methods.ssf import Ssf
 from peftbench.methods.vpt import Vpt
 from peftbench.train.config import Trainer
@@ -37,6 +42,11 @@ HOSTS = {
     "full": Full(),
     "vpt_shallow": Vpt(tokens=3),
     "vpt_deep": Vpt(tokens=3, deep=True),
+    "fact_tt": Fact("tt", rank=4, dropout=0.0),
+    "fact_tk": Fact("tk", rank=4, dropout=0.0),
+    "repadapter": RepAdapter(dropout=0.0),
+    "convpass": Convpass(dropout=0.0),
+    "compacter": Compacter(),
 }
 every_host = pytest.mark.parametrize("host", HOSTS)
 
@@ -316,6 +326,9 @@ def forward_by_hand(network, model, image):
         tensors = {f"delta.{n}": t for n, t in stored.items()}
         alone.load_tensors({**alone.tensors(), **tensors})
         alone.eval()
+        for edit in alone.delta:
+            if isinstance(edit, GridEdit):  # it counts what other edits insert, not a test's hook
+                edit.tuner.front += len(gist[0])
         taken = []
 
         def insert(_, args):

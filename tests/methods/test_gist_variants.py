@@ -88,3 +88,27 @@ def test_mean_of_probabilities_stays_finite_where_one_underflows():
     scores = Gist(inference="mean_prob").scores(Output(logits, {"gist": 2 * logits}))
     assert torch.isfinite(scores).all()
     assert scores.argmax() == 0 and scores[0, 1].item() == pytest.approx(-200.0 - math.log(2))
+
+
+NAMES = ["fact_tt", "fact_tk", "repadapter", "convpass", "compacter"]
+
+
+@pytest.mark.parametrize("place", ["after_cls", "end"])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_over_these_hosts(name, place):
+    """Every tensor of host and token moves, and a batch is learned (a linear host stays at 0.4)."""
+    given, target = images(8), torch.arange(8) % 5
+    with over(vit(), tiny.method(name), insert=place) as model:
+        start = {n: p.detach().clone() for n, p in model.trainable().items()}
+        optimizer = torch.optim.AdamW(model.trainable().values(), lr=1e-2)
+        losses = []
+        torch.manual_seed(0)
+        for _ in range(30):
+            loss = tiny.loss(model.train(), model(given), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        moved = [n for n, p in model.trainable().items() if not torch.equal(p, start[n])]
+        assert moved == list(start)
+        assert sum(losses[-3:]) < 0.2 * sum(losses[:3])
