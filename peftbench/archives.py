@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +42,7 @@ def extract(archive: Path, patterns: Sequence[str], folder: Path, source: str) -
     """
     unmatched = set(patterns)
     try:
-        for name, file in _members(archive, patterns):
+        for name, file in members(archive, lambda n: any(fnmatchcase(n, p) for p in patterns)):
             target = folder / name.rpartition("/")[2]
             if target.exists():
                 raise CorruptAssetError(f"{source}: two members are named {target.name}")
@@ -59,25 +59,34 @@ def extract(archive: Path, patterns: Sequence[str], folder: Path, source: str) -
         raise CorruptAssetError(f"{source}: no member matches {', '.join(sorted(unmatched))}")
 
 
-def _members(archive: Path, patterns: Sequence[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield name and content of every matching regular file, in archive order."""
+def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of every wanted regular file, in archive order, in one pass.
+
+    Args:
+        archive: a ``.whl``/``.zip``, ``.tar.*``/``.tgz`` or ``.deb``, told by its content.
+        wanted: whether to open the member of that name.
+
+    Raises:
+        Exception: one of :data:`UNREADABLE` where the archive is cut short or is none.
+
+    """
     with open(archive, "rb") as file:
         if file.read(len(AR_MAGIC)) == AR_MAGIC:
-            yield from _tar_members(_debian_data(file), patterns)
+            yield from _tar_members(_debian_data(file), wanted)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
                 for name in packed.namelist():
-                    if any(fnmatchcase(name, p) for p in patterns):
+                    if not name.endswith("/") and wanted(name):
                         yield name, packed.open(name)
         else:
             file.seek(0)
-            yield from _tar_members(file, patterns)
+            yield from _tar_members(file, wanted)
 
 
-def _tar_members(file: Any, patterns: Sequence[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(file: Any, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=file, mode="r|*") as packed:
         for member in packed:
-            if member.isfile() and any(fnmatchcase(member.name, p) for p in patterns):
+            if member.isfile() and wanted(member.name):
                 content = packed.extractfile(member)
                 assert content is not None  # only for members that are no files
                 yield member.name, content

@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 def read(cls: type[T], arguments: Sequence[str]) -> T:
-    """Build the dataclass ``cls`` from ``key=value`` arguments; numbers are read as numbers.
+    """Build the dataclass ``cls`` from ``key=value`` arguments.
+
+    Numbers are read as numbers, ``true`` and ``false`` as truth values and ``[a,b]`` as a list,
+    where the field asks for that.
 
     Raises:
         ConfigError: not ``key=value``, a key given twice, unknown or missing, or a wrong value.
@@ -30,13 +33,18 @@ def read(cls: type[T], arguments: Sequence[str]) -> T:
             )
         if key in values:
             raise ConfigError(f"{key}: given twice")
-        values[key] = _number(text, hints.get(key))
+        values[key] = _value(text, hints.get(key))
     return cls(**check_fields(cls, values))
 
 
-def _number(text: str, hint: Any) -> Any:
-    """Return ``text`` as the number that ``hint`` asks for, or as it is."""
+def _value(text: str, hint: Any) -> Any:
+    """Return ``text`` as what ``hint`` asks for (list, truth value or number), or as it is."""
     kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) in (tuple, list, Sequence):
+        inner = text.strip().removeprefix("[").removesuffix("]")
+        return [_value(part.strip(), kinds[0]) for part in inner.split(",") if part.strip()]
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
         if kind in kinds:
             try:

@@ -19,13 +19,14 @@ class UnreadableError(PeftbenchError):
     """A file is no picture, or a damaged one."""
 
 
-def decode(source: Path | bytes) -> NDArray[np.uint8]:
+def decode(source: Path | bytes, upright: bool = True) -> NDArray[np.uint8]:
     """Return a picture as uint8 RGB (3, H, W): upright (EXIF), transparency on white, 8 bits.
 
     16-bit grey is divided by 257. Of an animation, the first picture counts.
 
     Args:
         source: a file, or the bytes of one.
+        upright: turn it as its EXIF orientation says; False: as it is stored.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,7 +38,9 @@ def decode(source: Path | bytes) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             opened.load()
-            picture = ImageOps.exif_transpose(_eight_bits(opened))
+            picture = _eight_bits(opened)
+            if upright:
+                picture = ImageOps.exif_transpose(picture)
             if picture.mode in ("RGB", "L") and "transparency" not in picture.info:
                 rgb = np.asarray(picture.convert("RGB"))
                 return np.ascontiguousarray(rgb.transpose(2, 0, 1))

@@ -19,6 +19,7 @@ ALLOWED["edits"] = LEAVES
 ALLOWED["backbones"] = LEAVES | {"edits"}
 ALLOWED["methods"] = LEAVES | {"edits", "backbones"}
 ALLOWED["tasks"] = LEAVES | {"edits", "backbones", "methods"}
+ALLOWED["prepare"] = LEAVES | {"tasks"}
 ALLOWED["train"] = ALLOWED["tasks"] | {"tasks"}
 ALLOWED["interop"] = ALLOWED["train"] | {"train"}
 ALLOWED["perf"] = ALLOWED["train"] | {"train"}
