@@ -25,6 +25,8 @@ ALLOWED["interop"] = ALLOWED["train"] | {"train"}
 ALLOWED["perf"] = ALLOWED["train"] | {"train"}
 ALLOWED["predict"] = ALLOWED["train"] | {"train", "interop"}
 ALLOWED["runs"] = ALLOWED["train"] | {"train", "interop", "perf"}
+ALLOWED["reports"] = LEAVES | {"runs"}
+ALLOWED["analysis"] = ALLOWED["runs"] | {"runs", "reports"}
 
 
 def part_of(path: Path) -> str:
@@ -67,7 +69,7 @@ def test_the_reader_of_imports_sees_them() -> None:
     assert "train" in imports(PACKAGE / "runs" / "execute.py")
 
 
-BLOCKED = ("hydra", "omegaconf", "wandb", "datasets", "tensorboard", "rich", "onnx")
+BLOCKED = ("hydra", "omegaconf", "wandb", "datasets", "tensorboard", "rich", "onnx", "matplotlib")
 BARE = """
 import sys
 

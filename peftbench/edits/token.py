@@ -96,7 +96,7 @@ class Tokens(Edit):
     def _at(self, length: int) -> int:
         return self.site.prefix_tokens if self.place == "front" else length
 
-    def _slot(self, length: int) -> int:
+    def slot(self, length: int) -> int:
         """Return the first slot of these tokens while those of later edits are in the sequence."""
         return self.offset if self.place == "front" else length - self.count - self.behind
 
@@ -122,7 +122,7 @@ class Tokens(Edit):
 
     def _overwriter(self, layer: int):  # type: ignore[no-untyped-def]
         def overwrite(x_BTD: Tensor) -> Tensor:
-            start = self._slot(x_BTD.shape[1])
+            start = self.slot(x_BTD.shape[1])
             new_BMD = self._expand(layer, x_BTD)
             rest_BTD = x_BTD[:, start + self.count :]
             return torch.cat([x_BTD[:, :start], new_BMD, rest_BTD], dim=1)
@@ -130,7 +130,7 @@ class Tokens(Edit):
         return overwrite
 
     def _remove(self, x_BTD: Tensor, delta: Delta) -> Tensor:
-        at = self._slot(x_BTD.shape[1])
+        at = self.slot(x_BTD.shape[1])
         if self.readout is not None and (self.training or self.readout_in_eval):
             delta.taps[self.readout] = x_BTD[:, at : at + self.count].mean(1)
         return torch.cat([x_BTD[:, :at], x_BTD[:, at + self.count :]], dim=1)

@@ -183,6 +183,7 @@ class RowScale(nn.Module):
 
     def __init__(self, site: AttentionSite, per_channel: bool, start: float) -> None:
         super().__init__()
+        self.start = start
         shape = (site.heads, 1, site.head_dim) if per_channel else (1, 1, 1)
         self.key = nn.Parameter(torch.full(shape, start))
         self.value = nn.Parameter(torch.full(shape, start))

@@ -1,0 +1,1 @@
+"""Looking into finished runs: logits over training, attention, learned scales."""

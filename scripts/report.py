@@ -1,0 +1,139 @@
+"""Tables and figures over finished runs.
+
+python scripts/report.py published suite=vtab1k                       what is published
+python scripts/report.py published suite=vtab1k runs=outputs/STUDY    our rows beside it
+python scripts/report.py paired runs=outputs/STUDY base=adapter       methods against each other
+
+runs    a study's folder or a run's; several with commas
+suite   vtab1k, fgvc, cifar100, pocket_vision (nothing is published for the last)
+method  (published) one method: ours (lora), a label of ours, or a published name
+base    (paired) the method that the others are compared with
+format  text (default), markdown, csv (all figures unrounded)
+figure  a PNG to draw as well
+labels  other names for our rows: labels='{"gist[mu_kl=0]": "adapter + token"}'
+
+Exit status: 0, or 2 after a mistake that the message says how to mend.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import yaml
+
+from peftbench import arguments
+from peftbench.errors import ConfigError, PeftbenchError, unknown
+
+Format = Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Settings of ``published``; see the top of this file."""
+
+    suite: str
+    runs: str | None = None
+    method: str | None = None
+    format: Format = "text"
+    figure: str | None = None
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Settings of ``paired``; see the top of this file."""
+
+    runs: str
+    base: str
+    format: Format = "text"
+    figure: str | None = None
+    labels: str | None = None
+
+
+def published(settings: Published) -> None:
+    """Print our rows of a suite beside the published ones."""
+    from peftbench.reports import compare, compare_tables, figures, tables
+    from peftbench.reports.collect import Collection, collect
+    from peftbench.reports.published import suite
+    from peftbench.reports.variants import variants
+
+    figures.check_path(settings.figure)
+    wanted = suite(settings.suite)
+    runs = Collection(())
+    if settings.runs is not None:
+        runs = collect(split(settings.runs)).of_suite(wanted.name)
+        if not runs.runs:
+            print(f"note: {settings.runs} holds no run on {wanted.title}", file=sys.stderr)
+    found = variants(runs.runs, read_labels(settings.labels))
+    report = compare.beside(wanted.name, found, runs, settings.method)
+    figure = figures.draw_published(report) if settings.figure else None
+    print(
+        tables.render(compare_tables.tables(report), compare.records(report), settings.format),
+        end="",
+    )
+    if figure is not None:
+        figures.save(figure, str(settings.figure))
+        print(f"figure: {settings.figure}", file=sys.stderr)
+
+
+def paired(settings: Paired) -> None:
+    """Print methods against each other on the same tasks and seeds."""
+    from peftbench.reports import figures, tables
+    from peftbench.reports import paired as reports
+    from peftbench.reports.collect import collect
+    from peftbench.reports.variants import variants
+
+    figures.check_path(settings.figure)
+    runs = collect(split(settings.runs))
+    found = variants(runs.runs, read_labels(settings.labels))
+    report = reports.compare(runs, found, settings.base)
+    print(tables.render(reports.tables(report), reports.records(report), settings.format), end="")
+    if settings.figure:
+        figures.save(figures.draw_paired(report), settings.figure)
+        print(f"figure: {settings.figure}", file=sys.stderr)
+
+
+def split(text: str) -> list[str]:
+    """Return the places in ``a,b`` or ``[a,b]``."""
+    places = [place.strip() for place in text.strip("[]").split(",") if place.strip()]
+    if not places:
+        raise ConfigError("runs: name a study's folder, for example runs=outputs/default")
+    return places
+
+
+def read_labels(text: str | None) -> dict[str, str]:
+    """Return what ``labels`` says as a mapping."""
+    try:
+        given = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"labels: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
+        raise ConfigError("""labels: expected labels='{"gist[mu_kl=0]": "adapter + token"}'""")
+    return {str(key): value for key, value in given.items()}
+
+
+KINDS = {"published": (Published, published), "paired": (Paired, paired)}
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 2 after a mistake that the message says how to mend."""
+    words = list(sys.argv[1:] if given is None else given)
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0 if words else 2
+    try:
+        if words[0] not in KINDS:
+            raise unknown("report", words[0], KINDS)
+        settings, make = KINDS[words[0]]
+        make(arguments.read(settings, words[1:]))  # type: ignore[operator]
+    except PeftbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

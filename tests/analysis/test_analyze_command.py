@@ -1,0 +1,77 @@
+"""``scripts/analyze.py`` as a user meets it."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import tiny
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def analyze():
+    path = tiny.ROOT / "scripts" / "analyze.py"
+    spec = importlib.util.spec_from_file_location("script_analyze", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["script_analyze"] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(analyze, capsys, *words):
+    code = analyze.main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        ("similarity", ["similarity.json", "similarity.png"]),
+        ("attention", ["attention.json", "attention.png", "attention_maps.png"]),
+    ],
+)
+def test_numbers_and_figures_are_written(analyze, capsys, tmp_path, gist_run, name, files):
+    code, out, err = run(analyze, capsys, name, f"run={gist_run.path}", f"out={tmp_path}")
+    assert (code, err) == (0, "")
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == files
+    assert json.loads((tmp_path / files[0]).read_text())["run_id"] == gist_run.path.name
+    for figure in files[1:]:
+        with Image.open(tmp_path / figure) as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20  # not an empty page
+
+
+def test_the_run_directory_is_where_files_go(analyze, capsys, tuner_run):
+    code, out, _ = run(analyze, capsys, "scales", f"run={tuner_run.path}")
+    assert code == 0
+    assert out.splitlines()[0] == str(tuner_run.path / "analysis" / "scales.json")
+
+
+def test_a_fit_that_does_not_repeat_is_said(analyze, capsys, tmp_path, gist_run, monkeypatch):
+    from peftbench.analysis import similarity
+
+    monkeypatch.setattr(similarity, "_difference", lambda path, epochs: 0.015)
+    words = ("similarity", f"run={gist_run.path}", f"out={tmp_path}")
+    assert "differs from the record by 1.50 points" in run(analyze, capsys, *words)[2]
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("similar", "run=x"), "Did you mean 'similarity'"),
+        (("scales",), "run: Look needs a value"),
+        (("scales", "run=nowhere"), "no run directory"),
+        (("scales", "run=x", "images=3"), "unknown setting of Look 'images'"),
+        (("attention", "run=x", "images=many"), "images: expected int"),
+    ],
+)
+def test_slips_exit_2_with_a_message(analyze, capsys, words, says):
+    code, out, err = run(analyze, capsys, *words)
+    assert (code, out) == (2, "")
+    assert says in err and "Traceback" not in err
+
+
+def test_help(analyze, capsys):
+    assert run(analyze, capsys, "-h")[0] == 0
+    assert run(analyze, capsys)[0] == 2
