@@ -57,6 +57,9 @@ def config(group, name):
     for entry in plain.pop("defaults", []):
         if entry == "_self_":
             continue
+        if isinstance(entry, str):  # another file of this group, in the same place
+            merged = _over(merged, config(group, entry))
+            continue
         ((target, choice),) = entry.items()
         other, _, package = target.lstrip("/").partition("@")
         *outer, last = package.split(".")

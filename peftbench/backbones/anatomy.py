@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..edits.sites import AttentionSite, ChannelSite, LinearSite, OpSite, SequenceSite
@@ -50,6 +51,7 @@ class Block:
             reads the residual stream as it is, as in post-norm networks), ``q`` and ``k`` (over the
             numbers of a head) and ``o`` (in front of the output projection) where there are any.
         drop_paths: modules on the residual branches whose ``drop_prob`` is stochastic depth.
+        activation: between the maps of the MLP; past the hooks that stand on it.
 
     """
 
@@ -61,6 +63,7 @@ class Block:
     attentions: Mapping[str, AttentionSite]
     norms: Mapping[str, nn.Module] = field(default_factory=dict)
     drop_paths: tuple[nn.Module, ...] = ()
+    activation: Callable[[Tensor], Tensor] = F.gelu
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,35 @@ class Anatomy:
             channels=tuple(c for c in self.channels if id(c.module) not in unused),
             logits=None,
             unused=unused,
+        )
+
+    def only(self, indices: Collection[int]) -> Anatomy:
+        """Return the view that consists of some blocks, for methods to work in.
+
+        What stands outside the blocks (embedding, last norms) is no part of it. Its sequences run
+        from the first of the blocks to behind the last, without their masks.
+
+        Args:
+            indices: places of blocks in their stack, from 0; the same in every stack.
+
+        Raises:
+            IncompatibleError: a stack has no such block.
+
+        """
+        for stack in self.stacks:
+            if wrong := sorted(i for i in indices if not 0 <= i < len(stack.blocks)):
+                raise IncompatibleError(
+                    f"{stack.name} of {self.family} has no block {wrong[0]}; "
+                    f"allowed: 0 to {len(stack.blocks) - 1}"
+                )
+        stacks = tuple(_part(s, [b for b in s.blocks if b.index in indices]) for s in self.stacks)
+        inside = {id(m) for s in stacks for b in s.blocks for m in b.module.modules()}
+        unused = frozenset(id(m) for m in self.model.modules()) - inside
+        return replace(
+            self,
+            stacks=stacks,
+            channels=tuple(c for c in self.channels if id(c.module) in inside),
+            unused=self.unused | unused,
         )
 
     @property
@@ -208,3 +240,18 @@ class Anatomy:
             for attribute, parameter in module.named_parameters(recurse=False):
                 found[names[id(parameter)]].append((module, attribute))
         return {name: places for name, places in found.items() if places}
+
+
+def _part(stack: Stack, blocks: Sequence[Block]) -> Stack:
+    """Return some blocks of a stack with the sequence as it passes them."""
+    sequence = replace(
+        stack.sequence,
+        name=f"{stack.name}/{'+'.join(str(b.index) for b in blocks)}",
+        enter=stack.sequence.block_inputs[blocks[0].index],
+        leave=blocks[-1].ops["block"].output,
+        block_inputs=tuple(stack.sequence.block_inputs[b.index] for b in blocks),
+        masks=(),
+        positions=None,
+        embed=None,
+    )
+    return Stack(stack.name, tuple(blocks), sequence)

@@ -110,7 +110,8 @@ def _block(index: int, layer: Any, width: int, paths: dict[int, str]) -> Block:
         self_attention.num_attention_heads,
         self_attention.attention_head_size,
     )
-    return Block(STACK, index, layer, linears, ops, {"attn": site})
+    activation = layer.intermediate.intermediate_act_fn.forward
+    return Block(STACK, index, layer, linears, ops, {"attn": site}, activation=activation)
 
 
 def _channels(

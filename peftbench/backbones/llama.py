@@ -120,7 +120,8 @@ def _block(index: int, layer: Any, width: int, paths: dict[int, str]) -> Block:
     }
     site = AttentionSite(f"{prefix}/attn", attn, attn.config.num_key_value_heads, attn.head_dim)
     norms = {"attn": layer.input_layernorm, "mlp": layer.post_attention_layernorm}
-    return Block(STACK, index, layer, linears, ops, {"attn": site}, norms)
+    activation = mlp.act_fn.forward
+    return Block(STACK, index, layer, linears, ops, {"attn": site}, norms, activation=activation)
 
 
 def _channels(

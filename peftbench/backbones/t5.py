@@ -142,7 +142,8 @@ def _block(stack: str, index: int, block: Any, width: int, paths: dict[int, str]
         width=width,
     )
     norms = {"attn": block.layer[0].layer_norm, "mlp": feed.layer_norm}
-    return Block(stack, index, block, linears, ops, attentions, norms)
+    activation = feed.DenseReluDense.act.forward
+    return Block(stack, index, block, linears, ops, attentions, norms, activation=activation)
 
 
 def _channels(stack: Stack, module: Any, paths: dict[int, str]) -> list[ChannelSite]:

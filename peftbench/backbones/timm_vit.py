@@ -122,7 +122,8 @@ def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
     attention = AttentionSite(f"{prefix}/attn", attn, attn.num_heads, attn.head_dim)
     norms = {"attn": block.norm1, "mlp": block.norm2, **_inner_norms(attn)}
     drops = tuple(getattr(block, name) for name in DROP_PATHS)
-    return Block(STACK, index, block, linears, ops, {"attn": attention}, norms, drops)
+    attentions, activation = {"attn": attention}, mlp.act.forward
+    return Block(STACK, index, block, linears, ops, attentions, norms, drops, activation)
 
 
 def _inner_norms(attn: Any) -> dict[str, nn.Module]:

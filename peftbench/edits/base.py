@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, IncompatibleError
 from .sites import Handles
 
 
@@ -16,10 +16,12 @@ class Edit(nn.Module):
     Attributes:
         name: unique within a delta; also the prefix of its tensors in the artefact.
         identity: whether the network computes the same function right after :meth:`install`.
+        alone: whether the edit keeps gradients out of the network, so that no other edit can train.
 
     """
 
     identity: bool = True
+    alone: bool = False
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -52,6 +54,14 @@ class Delta(nn.Module):
             if edit.name in self.edits:
                 raise ConfigError(f"two edits are called '{edit.name}'")
             self.edits[edit.name] = edit
+        for edit in self:
+            if edit.alone and len(self.edits) > 1:
+                other = next(n for n in self.edits if n != edit.name)
+                raise IncompatibleError(
+                    f"'{edit.name}' stands beside the network so that no gradient passes the "
+                    f"network, and other edits in it ('{other}') would not train; use one or the "
+                    "other"
+                )
         self.taps: dict[str, Tensor] = {}
         self.context: dict[str, Tensor] = {}
         self._handles = Handles()

@@ -69,3 +69,14 @@ def dropout(x_Bx: Tensor, p: float, training: bool, name: str) -> Tensor:
     kept = torch.rand(shape, generator=generator, device=x_Bx.device) >= p
     mine = kept[now.start : now.start + x_Bx.shape[0]]
     return x_Bx * mine.to(x_Bx.dtype) / (1.0 - p)
+
+
+def drop_path(x_Bx: Tensor, p: float, training: bool, name: str) -> Tensor:
+    """Stochastic depth: whole samples are dropped, kept ones divided by ``1 - p``.
+
+    Huang et al., arXiv 1603.09382. Arguments as for :func:`dropout`.
+    """
+    if not training or p == 0.0:
+        return x_Bx
+    ones = x_Bx.new_ones(x_Bx.shape[0], *[1] * (x_Bx.dim() - 1))
+    return x_Bx * dropout(ones, p, training, name)

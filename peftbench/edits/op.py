@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import noise
 from .base import Delta, Edit
 from .sites import Handles, OpSite, TensorRef, cast, seeded
 
@@ -33,6 +34,8 @@ class Bottleneck(nn.Module):
         init: ``houlsby`` (down N(0, 0.02) truncated, up zero: no effect at the start),
             ``lora`` (down Kaiming-uniform a = sqrt(5), up zero; AdaptFormer's rule),
             ``small`` (both truncated normal 0.02, biases zero; GIST's release),
+            ``near_zero`` (both normal 0.01 cut at two deviations, biases zero; Houlsby's rule as
+            printed, Adapter+),
             ``xavier`` (both Xavier-uniform, biases N(0, 1e-6)) and ``xavier_down`` (the same for
             down, up zero), the two of U-Tuning.
 
@@ -44,7 +47,7 @@ class Bottleneck(nn.Module):
         hidden: int,
         scale: float = 1.0,
         activation: Activation = "gelu",
-        init: Literal["houlsby", "lora", "small", "xavier", "xavier_down"] = "houlsby",
+        init: Literal["houlsby", "lora", "small", "near_zero", "xavier", "xavier_down"] = "houlsby",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -58,6 +61,9 @@ class Bottleneck(nn.Module):
         elif init in ("xavier", "xavier_down"):
             nn.init.xavier_uniform_(down, generator=g)
             nn.init.normal_(down_bias, std=1e-6, generator=g)
+        elif init == "near_zero":
+            for matrix in (down, up):
+                nn.init.trunc_normal_(matrix, std=0.01, a=-0.02, b=0.02, generator=g)
         else:
             nn.init.trunc_normal_(down, std=0.02, generator=g)
         if init == "small":
@@ -88,6 +94,7 @@ class OpEdit(Edit):
         reads: ``output`` (sequential: y + tuner(y)), ``stream`` (parallel, the residual stream
             before the norm) or ``input`` (parallel, what the operation reads).
         identity: whether the tuner's output is zero at the start.
+        drop_path: probability that a sample goes without the tuner in training.
 
     """
 
@@ -98,10 +105,11 @@ class OpEdit(Edit):
         tuner: nn.Module,
         reads: Literal["output", "stream", "input"],
         identity: bool = True,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(name)
         self.sites, self.reads, self.identity = tuple(sites), reads, identity
-        self.tuner = tuner
+        self.tuner, self.drop_path = tuner, drop_path
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Hook each operation's output, and the tensor that the tuner reads."""
@@ -114,13 +122,16 @@ class OpEdit(Edit):
 
     def sequential(self, y_BTD: Tensor) -> Tensor:
         """Return y + tuner(y)."""
-        return y_BTD + cast(self.tuner(y_BTD), y_BTD)
+        return y_BTD + cast(self._tuned(y_BTD), y_BTD)
+
+    def _tuned(self, u_BTD: Tensor) -> Tensor:
+        return noise.drop_path(self.tuner(u_BTD), self.drop_path, self.training, self.name)
 
     def _parallel(self, source: TensorRef, output: TensorRef, handles: Handles) -> None:
         seen: list[Tensor] = []
 
         def add(y_BTD: Tensor) -> Tensor:
-            return y_BTD + cast(self.tuner(seen.pop()), y_BTD)
+            return y_BTD + cast(self._tuned(seen.pop()), y_BTD)
 
         def keep(x_BTD: Tensor) -> None:
             seen.append(x_BTD)

@@ -28,6 +28,7 @@ from ..edits import (
     Tokens,
     Weight,
 )
+from ..edits.side import Ladder
 from ..errors import ExportError
 from ..train.model import Adapted
 from .compare import (
@@ -46,6 +47,7 @@ REASONS: dict[type[Edit], str] = {
     Tokens: "learned tokens stand in the sequence, not in a weight",
     Prefix: "learned keys and values stand in attention, not in a weight",
     Bank: "the copy that acts is chosen at each call",
+    Ladder: "a side network stands beside the frozen one, not in its weights",
 }
 SHOWN = 3
 

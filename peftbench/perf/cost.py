@@ -35,12 +35,14 @@ from ..edits import (
     Tokens,
     Weight,
 )
+from ..edits.side import Ladder
 from ..edits.sites import Handles
 from ..edits.tuners import Branch, Gated, QueryTuner
 from ..errors import IncompatibleError
 from ..methods import Method
 from ..train.model import Adapted
 from .cost_branches import below, branch_flops
+from .cost_side import side_flops
 from .cost_tuners import factored_flops, tuner_flops
 from .rows import AddedVector, bottom
 from .subjects import twin
@@ -115,8 +117,11 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
         return [edit.site.input]
     if isinstance(edit, QueryTuner):
         return [edit.site.output]
+    if isinstance(edit, Ladder):
+        return [list(edit.rails.values())[-1].leave]
     if isinstance(edit, Tokens):
-        return [bottom(anatomy)]
+        local = edit.site.enter == edit.site.block_inputs[0]
+        return [edit.site.enter if local else bottom(anatomy)]
     if isinstance(edit, Prefix):
         for block in anatomy.blocks:
             for kind, site in block.attentions.items():
@@ -131,11 +136,12 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
 
 
 class Shapes:
-    """Rows N that pass each layer, and (B, T) of each stack, seen in one forward pass."""
+    """Rows N of each layer, (B, T) of each stack and block, seen in one forward pass."""
 
     def __init__(self, model: Adapted, forward: Callable[[], object]) -> None:
         self.rows: dict[int, int] = {}
         self.sequences: dict[str, tuple[int, int]] = {}
+        self.blocks: dict[int, tuple[int, int]] = {}
         handles = Handles()
         anatomy = model.backbone.anatomy
         for module in model.base.modules():
@@ -143,7 +149,8 @@ class Shapes:
                 handles.add(module.register_forward_hook(self._see))
         for stack in anatomy.stacks:
             handles.add(stack.sequence.block_inputs[0].watch(self._sequence(stack.name)))
-            for block in stack.blocks:
+            for block, place in zip(stack.blocks, stack.sequence.block_inputs, strict=True):
+                handles.add(place.watch(self._block(id(block.module))))
                 for op in block.ops.values():
                     handles.add(op.output.watch(self._operation(op.name)))
         self.operations: dict[str, int] = {}
@@ -162,6 +169,12 @@ class Shapes:
 
         return see
 
+    def _block(self, key: int) -> Callable[[Tensor], None]:
+        def see(x_BTD: Tensor) -> None:
+            self.blocks[key] = (x_BTD.shape[0], x_BTD.shape[1])
+
+        return see
+
     def _operation(self, name: str) -> Callable[[Tensor], None]:
         def see(x_BTD: Tensor) -> None:
             self.operations[name] = x_BTD.shape[:-1].numel()
@@ -174,11 +187,8 @@ def own_flops(model: Adapted, forward: Callable[[], object]) -> float:
     shapes, anatomy = Shapes(model, forward), model.backbone.anatomy
     edits = list(model.delta)
     total = sum(_own(edit, shapes, anatomy, edits) for edit in edits)
-    for stack in anatomy.stacks:
-        tokens = [e for e in model.delta if isinstance(e, Tokens) and e.site.name == stack.name]
-        if tokens:
-            total += _token_rows(sum(e.count for e in tokens), stack, shapes)
-    return float(total)
+    tokens = [edit for edit in edits if isinstance(edit, Tokens)]
+    return float(total + sum(_token_rows(tokens, stack, shapes) for stack in anatomy.stacks))
 
 
 def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) -> int:
@@ -201,6 +211,8 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
         return _beside(edit.tuner, edit.site, shapes)
     if isinstance(edit, Factored):
         return factored_flops(edit, shapes.rows[id(edit.module)])
+    if isinstance(edit, Ladder):
+        return side_flops(edit, shapes.sequences)
     if isinstance(edit, QueryTuner):
         rows = shapes.operations[edit.site.name]
         return branch_flops(edit.branch, rows, False, below(edit.site, anatomy, edits))
@@ -223,15 +235,16 @@ def _beside(tuner: nn.Module, site: OpSite, shapes: Shapes) -> int:
     return tuner_flops(tuner, shapes.operations[site.name], batch)
 
 
-def _token_rows(count: int, stack: Stack, shapes: Shapes) -> int:
-    """Return what M more rows cost in every block of a stack, forward and to the inputs."""
-    batch, length = shapes.sequences[stack.name]
-    before, total = length - count, 0
-    for block in stack.blocks:
+def _token_rows(tokens: Sequence[Tokens], stack: Stack, shapes: Shapes) -> int:
+    """Return what more rows cost in the blocks where they stand, forward and to the inputs."""
+    total = 0
+    for block, place in zip(stack.blocks, stack.sequence.block_inputs, strict=True):
+        count = sum(e.count for e in tokens if place in e.site.block_inputs)
+        batch, length = shapes.blocks[id(block.module)]
         layers = {id(s.module): s.module for s in block.linears.values()}
         total += sum(4 * batch * count * layer.weight.numel() for layer in layers.values())
         width = block.linears["o"].in_features
-        total += 12 * batch * width * (length**2 - before**2)
+        total += 12 * batch * width * (length**2 - (length - count) ** 2)
     return total
 
 

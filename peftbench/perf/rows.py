@@ -143,7 +143,9 @@ def _resolved(path: Path) -> dict[str, Any]:
     own = dict(yaml.safe_load(path.read_text()))
     settings: dict[str, Any] = {}
     for default in own.pop("defaults", []):
-        if isinstance(default, Mapping):
+        if isinstance(default, str) and default != "_self_":
+            _put(settings, _resolved(path.with_name(f"{default}.yaml")))
+        elif isinstance(default, Mapping):
             for place, value in default.items():
                 group, _, package = str(place).lstrip("/").partition("@")
                 part: dict[str, Any] = _resolved(path.parents[1] / group / f"{value}.yaml")

@@ -170,9 +170,16 @@ def in_order(arguments: Sequence[str]) -> list[str]:
 
 
 def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """Write out the short forms: ``inner=lora`` and ``inner.rank=4``."""
-    out = []
+    """Write out the short forms: ``inner=lora``, ``inner.rank=4``, ``parts=[lora,ssf]``."""
+    out: list[str] = []
     for argument in arguments:
+        if found := re.match(r"(inner\.)?parts=\[([\w, ]*)\]$", argument):
+            place = f"method.{found[1] or ''}parts"
+            names = [name.strip() for name in found[2].split(",") if name.strip()]
+            out += [f"parts@{place}=none", *(f"+method@{place}.{n}={n}" for n in names)]
+            continue
+        argument = re.sub(r"^(\+{0,2}|~)parts\.", r"\1method.parts.", argument)
+        argument = re.sub(r"^(inner\.)?(blocks|sizes)\.", r"++method.\1\2.", argument)
         argument = re.sub(r"^(\+{0,2}|~)inner(?==|$)", r"\1method@method.inner", argument)
         out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
     return out
@@ -269,7 +276,7 @@ def _given_key(value: str, arguments: Sequence[str]) -> str | None:
     """Return the key to which the command gave ``value``."""
     for argument in arguments:
         key, _, given = argument.partition("=")
-        if value in given.split(","):
+        if value in re.split(r"\W", given):
             return key.lstrip("+")
     return None
 
@@ -279,5 +286,9 @@ def _not_overridable(key: str, text: str) -> ConfigError:
     if key == "method@method.inner":
         return ConfigError(
             "the chosen method takes no inner method (key: inner)\n  method=gist inner=... does"
+        )
+    if key.startswith("parts@"):
+        return ConfigError(
+            "the chosen method has no parts (key: parts)\n  method=combo parts=[lora,bitfit] has"
         )
     return ConfigError(text)

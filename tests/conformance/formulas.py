@@ -170,6 +170,34 @@ def u_tuners(s, adapters=(), prefixes=(), prompts=()):
     return found + sum(rows * s.d + s.d for rows in prompts)
 
 
+def combo(s):
+    """LoRA of 8 on q and v, and an adapter of 8 behind every MLP."""
+    return lora(s) + s.blocks * bottleneck(s, 8)
+
+
+def mam(s):
+    """A prefix of 30 rows, and an adapter of 512 beside every MLP."""
+    return s.attentions * 2 * 30 * s.k + s.blocks * bottleneck(s, 512)
+
+
+def noah(s):
+    """LoRA of 8 on a fused qkv or on each of q, k, v; adapter of 8; 8 prompts in every block."""
+    ranks = s.h + 2 * s.k + s.d * (1 if s.fused else 3)
+    return s.attentions * 8 * ranks + s.blocks * bottleneck(s, 8) + s.first_stack * 8 * s.d
+
+
+def side(s, r=8):
+    """Side network of LST: widths divided by r, T5's over both stacks; maps between are biased."""
+    w, f, h, k = s.d // r, s.f // r, s.h // r, s.k // r
+    biased, norm = int(s.biased), s.norm_numbers * w
+    attention = (h + 2 * k) * (w + biased) + w * (h + biased) + norm
+    feed = f * (w + biased) * (2 if s.gates else 1) + w * (f + biased) + norm
+    rung = s.d * w + w + 1
+    blocks = s.blocks * (attention + feed + rung) + s.cross * attention
+    stacks = s.blocks // s.first_stack
+    return blocks + stacks * (s.d * w + w + norm) + w * s.d + s.d
+
+
 FORMULAS = {
     "full": lambda s: s.parameters,
     "linear": lambda s: 0,
@@ -180,6 +208,11 @@ FORMULAS = {
     "ia3": ia3,
     "adapter": lambda s: s.blocks * bottleneck(s, 8),
     "adapter_shared": lambda s: s.blocks * bottleneck(s, 4),
+    "adapter_plus": lambda s: s.blocks * (bottleneck(s, 8) + s.d),
+    "combo": combo,
+    "lst": side,
+    "mam": mam,
+    "noah_all": noah,
     "adaptformer": lambda s: s.blocks * bottleneck(s, 8),
     "prefix": lambda s: s.attentions * 2 * 10 * s.k,
     "vpt_shallow": lambda s: 10 * s.d,

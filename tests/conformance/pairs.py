@@ -2,6 +2,8 @@
 
 import tiny
 
+from peftbench.methods import Method
+
 # BERT and RoBERTa share a family; a use is a network with the head it is used with
 FAMILIES = {
     "vit": "vit",
@@ -16,11 +18,12 @@ FAMILIES = {
 
 def refusal(made, use):
     """Return the reason why a method is refused, from what it declares; None if it is not."""
-    while made is not None:
-        if FAMILIES[use] in made.refused:
-            return made.refused[FAMILIES[use]]
-        made = getattr(made, "inner", None)
-    return None
+    if FAMILIES[use] in made.refused:
+        return made.refused[FAMILIES[use]]
+    fields = vars(made).values()
+    inside = [v for f in fields for v in (f.values() if isinstance(f, dict) else (f,))]
+    reasons = (refusal(part, use) for part in inside if isinstance(part, Method))
+    return next((reason for reason in reasons if reason), None)
 
 
 def probing(made):

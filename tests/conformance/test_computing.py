@@ -22,8 +22,19 @@ SPREAD = [
     ("lora", "llama_classifier"),
     ("dora", "llama"),
     ("ssf", "t5_classifier"),
+    ("lst", "bert"),
+    ("lst", "t5"),
+    ("lst", "llama"),
 ]
-SLOW = {("lora", "t5"), ("adapter", "t5"), ("ia3", "t5"), ("full", "t5")}
+SLOW = {
+    ("lora", "t5"),
+    ("adapter", "t5"),
+    ("ia3", "t5"),
+    ("full", "t5"),
+    ("lst", "t5"),
+    ("lst", "llama"),
+    ("lst", "bert"),
+}
 
 
 def assert_close(first, second, tolerance):
@@ -98,7 +109,8 @@ def compiled_equals_eager(name, use, backend, tolerance):
     torch.compiler.reset()
     given = tiny.inputs(use)
     target = tiny.labels(use, given)
-    changes = {"dropout": 0.0} if "dropout" in tiny.config("method", name) else {}
+    settings = tiny.config("method", name)
+    changes = {key: 0.0 for key in ("dropout", "drop_path") if key in settings}
     with tiny.adapted(tiny.method(name, **changes), use) as model:
         tiny.perturb(model)
         model.train()

@@ -27,6 +27,7 @@ from peftbench.files import sha256_tensors
 from peftbench.interop import merge
 from peftbench.interop.compare import bound_for
 from peftbench.methods import Method
+from peftbench.methods.combo import Combo
 from peftbench.methods.repadapter import GroupedBottleneck
 
 MERGES = (
@@ -67,6 +68,14 @@ def test_lora_roles_of_a_fused_layer(roles, rslora, untouched):
         assert merge(model).difference.relative <= 1e-5
 
 
+@pytest.mark.parametrize("others", [("bitfit",), ("ssf",), ("ia3",)], ids=str)
+def test_a_combination_of_what_merges_merges(others):
+    made = Combo({name: tiny.method(name) for name in ("lora", *others)})
+    with tiny.adapted(made, "vit") as model:
+        tiny.perturb(model, 0.05)
+        assert merge(model).difference.relative <= 1e-5
+
+
 @pytest.mark.parametrize(
     ("name", "use", "kind", "where"),
     [
@@ -76,6 +85,8 @@ def test_lora_roles_of_a_fused_layer(roles, rslora, untouched):
         ("vpt_shallow", "bert", "Tokens", "encoder/prompts"),
         ("prefix", "llama", "Prefix", "decoder/0/attn"),
         ("gist", "vit", "Tokens", "gist"),
+        ("lst", "bert", "Ladder: a side network", "side"),
+        ("combo", "vit", "OpEdit", "adapter/encoder/0/mlp"),
         ("ssf", "llama", "ScaleShift: the LlamaRMSNorm has no bias", "decoder/0/norm1"),
         ("ssf", "t5", "ScaleShift: the T5LayerNorm has no bias", "encoder/0/norm1"),
     ],

@@ -7,11 +7,13 @@ from functools import cache
 
 import pytest
 import timm
+import tiny
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from peftbench.backbones.backbone import find_anatomy
 from peftbench.methods.adapter import Adapter
+from peftbench.methods.adapter_plus import AdapterPlus
 from peftbench.methods.adaptformer import AdaptFormer
 from peftbench.methods.bitfit import BitFit
 from peftbench.methods.compacter import Compacter
@@ -21,6 +23,7 @@ from peftbench.methods.full import Full
 from peftbench.methods.gist import Gist
 from peftbench.methods.linear import Linear
 from peftbench.methods.lora import Lora
+from peftbench.methods.lst import Lst
 from peftbench.methods.repadapter import RepAdapter
 from peftbench.methods.ssf import Ssf
 from peftbench.methods.vpt import Vpt
@@ -63,6 +66,13 @@ COUNTS = {
     "Convpass, attention, h=8": (Convpass("attn", hidden=8), 163_776),
     "Compacter": (Compacter(), 57_088),
     "Compacter++": (Compacter("pfeiffer"), 28_576),
+    "Adapter+, h=1": (AdapterPlus(1), 36_876),
+    "Adapter+, h=8": (AdapterPlus(8), 165_984),
+    "Adapter+, h=16": (AdapterPlus(16), 313_536),
+    "MAM": (tiny.method("mam"), 10_005_504),
+    "NOAH's parts of 8": (tiny.method("noah_all"), 525_408),
+    "LoRA and adapter": (tiny.method("combo"), 451_680),
+    "LST, r=8": (Lst(), 2_376_492),
     "full": (Full(), 85_798_656),
     "linear": (Linear(), 0),
     "GIST": (Gist(), 83_760),
@@ -76,12 +86,27 @@ def test_vit_b16(row):
     assert count(method) == wanted
 
 
-@pytest.mark.parametrize("row", [r for r in COUNTS if not r.startswith("GIST")])
+# a side network keeps gradients out of the network, so nothing can be wrapped around it
+HOSTS = [r for r in COUNTS if not r.startswith(("GIST", "LST"))]
+
+
+@pytest.mark.parametrize("row", HOSTS)
 @pytest.mark.parametrize(("name", "width"), [(B, 768), (S, 384), (L, 1024)])
 def test_gist_adds_its_width_to_every_host(row, name, width):
     host = COUNTS[row][0]
     assert count(Gist(inner=host), name) - count(host, name) == width
     assert count(Gist(inner=host, tokens=3), name) - count(host, name) == 3 * width
+
+
+def test_lst_is_what_is_published():
+    """2.38 M on ViT-B/16 (V-PETL Bench), 3.8 M on T5-base where 3 of 4 blocks have a side block."""
+    assert round(count(Lst()) / 1e6, 2) == 2.38
+    with torch.device("meta"):
+        network = T5ForConditionalGeneration(
+            T5Config(num_layers=12, d_model=768, d_ff=3072, d_kv=64, num_heads=12)
+        )
+    numbers = Lst(every=4, keep=3).plan(find_anatomy(network), torch.Generator()).parameter_count()
+    assert numbers == 3_877_938
 
 
 def test_the_frozen_backbone():

@@ -77,6 +77,29 @@ def test_own_cost_is_counted_from_shapes(small):
     ways = 3 + 1 + 4 + 4  # tiles of 64 x 64 in qkv, o, up and down
     widths = (1 + 3) + (1 + 1) + (1 + 4) + (4 + 1)
     assert own(METHODS["fact_tt"]) == 2 * 6 * rows * (16 * widths * 64 + ways * 16 * 16)
+    assert own(METHODS["adapter_plus"]) == own(METHODS["adapter"])
+    assert own(METHODS["combo"]) == own(METHODS["lora"]) + own(METHODS["adapter"])
+    block = 4 * 64 * 8 + 6 * (12 * 8 * 8) + 12 * 17 * 8  # a side network of width 8
+    assert own(METHODS["lst"]) == rows * (2 * block + 4 * 64 * 8 + 6 * 64 * 8)
+
+
+SIZED = {
+    "_target_": "peftbench.methods.combo.Combo",
+    "parts": {"a": METHODS["adapter"], "p": METHODS["vpt_deep"]},
+    "sizes": {"p": {"tokens": [0, 3]}, "a": {"hidden": [2, 8]}},
+}
+
+
+def test_tokens_of_one_block_cost_there_alone(small):
+    subject, backbone = small["vit_tiny"]
+    model, clock = adapted(subject, backbone, SIZED), Clock(subject, CPU, torch.float32)
+    own = own_flops(model, lambda: clock.forward(Row("", model)))
+    rows = 6 * 2 * 64 * (4 * 17 * 2 + 4 * 20 * 8)
+    assert own == rows + 4 * 4 * 3 * 12 * 64 * 64 + 12 * 4 * 64 * (20**2 - 17**2)
+    must = necessary_flops(
+        model, lambda m: clock.one_pass(Row("", m)), lambda m: clock.forward(Row("", m))
+    )
+    assert clock.flops(Row("", model)) == pytest.approx(must, rel=0.02)
 
 
 def test_an_edit_without_a_formula_is_refused(small):

@@ -28,6 +28,7 @@ FAKE_CONFIGS = {
     "_target_: peftbench.fakes.Gist\nweight: 0.5\n",
     "method/lora.yaml": "_target_: peftbench.fakes.Lora\nrank: 8\nalpha: 16.0\nroles: [q, v]\n",
     "method/linear.yaml": "_target_: peftbench.fakes.Lora\nrank: 1\n",
+    "parts/none.yaml": "{}\n",
     "backbone/dinov2_small.yaml": "_target_: peftbench.fakes.Vit\ndepth: 2\nweights: null\n",
     "data/digits.yaml": "_target_: peftbench.fakes.Pocket\ntask: digits\n",
     "data/small/digits.yaml": "_target_: peftbench.fakes.Pocket\ntask: digits\n",

@@ -79,6 +79,7 @@ SLIPS = [
     ("foo", ["'foo' cannot be read as KEY=VALUE"]),
     ("method=[1", ["'method=[1' cannot be read as KEY=VALUE"]),
     ("method=lora inner=lora", ["takes no inner method (key: inner)", "method=gist"]),
+    ("method=lora parts=[linear]", ["has no parts (key: parts)", "method=combo parts=[lora"]),
     ("+method._target_=os.system", ["_target_"]),
     ("method._target_=os.system", ["'os.system' is not a class of peftbench"]),
     ("-m method=lora,lroa", ["unknown method 'lroa'", "(key: method)"]),
@@ -197,6 +198,23 @@ def test_aliases():
         "~method@method.inner",
         "-m",
         "inner_x=1",
+    ]
+
+
+def test_aliases_of_parts():
+    assert cli.with_aliases(["parts=[lora,ssf]", "parts.lora.rank=4"]) == [
+        "parts@method.parts=none",
+        "+method@method.parts.lora=lora",
+        "+method@method.parts.ssf=ssf",
+        "method.parts.lora.rank=4",
+    ]
+    given = ["inner.parts=[lora]", "blocks.lora=[0,1]", "inner.sizes.lora={rank:[1,2]}", "parts=x"]
+    assert cli.with_aliases(given) == [
+        "parts@method.inner.parts=none",
+        "+method@method.inner.parts.lora=lora",
+        "++method.blocks.lora=[0,1]",
+        "++method.inner.sizes.lora={rank:[1,2]}",
+        "parts=x",
     ]
 
 

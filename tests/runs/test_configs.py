@@ -8,6 +8,15 @@ import trees
 import yaml
 from hydra import compose, initialize_config_dir
 
+from peftbench.errors import ConfigError
+from peftbench.methods.adapter import Adapter
+from peftbench.methods.adaptformer import AdaptFormer
+from peftbench.methods.combo import Combo
+from peftbench.methods.lora import Lora
+from peftbench.methods.prefix import Prefix
+from peftbench.methods.ssf import Ssf
+from peftbench.methods.vpt import Vpt
+from peftbench.runs import cli
 from peftbench.runs.launch import run_dir_of
 from peftbench.runs.settings import GROUPS, Settings
 from peftbench.tasks.pocket import SOURCES
@@ -64,6 +73,31 @@ METHODS = [name for group, name in CHOICES if group == "method" and name != "gis
 def test_gist_composes_over_every_method(inner):
     alone = settings_of(f"method={inner}").method
     assert settings_of("method=gist", f"method@method.inner={inner}").method.inner == alone
+
+
+def test_a_combination_is_written_in_one_line():
+    def composed(*arguments):
+        return settings_of(*cli.with_aliases(arguments)).method
+
+    two = composed("method=combo", "parts=[ssf,lora]", "parts.lora.rank=3", "blocks.ssf=[0,2]")
+    assert two == Combo({"lora": Lora(rank=3), "ssf": Ssf()}, {"ssf": (0, 2)})
+    inner = composed("method=gist", "inner=combo", "inner.parts=[lora]", "inner.blocks.lora=[1]")
+    assert inner.inner == Combo({"lora": Lora()}, {"lora": (1,)})
+    low, high = "+method@method.parts.low=lora", "+method@method.parts.high=lora"
+    twice = composed("method=combo", "parts=[]", low, high, "parts.low.rank=2")
+    assert twice == Combo({"high": Lora(), "low": Lora(rank=2)})
+    subnet = composed("method=noah_all", "sizes.lora={rank:[10,0],alpha:[10,0]}")
+    assert subnet.sizes == {"lora": {"rank": (10, 0), "alpha": (10, 0)}}
+    with pytest.raises(ConfigError, match=r"at least one method is needed"):
+        composed("method=combo", "parts=[]")
+
+
+def test_mam_and_noah_are_what_their_papers_say():
+    mam = settings_of("method=mam").method.parts
+    assert mam == {"adapter": AdaptFormer(512, 4.0), "prefix": Prefix(30)}
+    noah = settings_of("method=noah_all").method.parts
+    wanted = {"lora": Lora(("qkv",), 8, 8.0), "adapter": Adapter(), "prompts": Vpt(8, deep=True)}
+    assert noah == wanted
 
 
 OPEN = [(g, n) for g, n in CHOICES if g != "backbone"]  # a backbone's file pins what it is
