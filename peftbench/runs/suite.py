@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import PeftbenchError
+from ..errors import MissingAssetError, PeftbenchError
 from ..files import write_json
 from .identity import canonical, run_id
-from .process import FAILED, describe, is_main, report, say
+from .process import FAILED, describe, is_main, report, say, warn
 from .settings import Settings
 from .table import deviations_of, show_suite
 
@@ -27,20 +27,27 @@ def run_suite(settings: Settings) -> int:
         0, or the exit code of the last failure.
 
     """
-    from .launch import run_dir_of, run_one
+    from .launch import run_one
 
-    tasks: dict[str, dict[str, Any]] = {}
+    members = {  # named as each would be alone
+        name: settings.for_task(data.name, data) for name, data in settings.data.selected().items()
+    }
+    tasks: dict[str, dict[str, Any]] = _planned(settings, members)
     code = 0
-    for name, data in settings.data.selected().items():
-        member = settings.for_task(data.name, data)  # named as it would be alone
-        tasks[name] = {"run_id": None}
+    failures: dict[str, str] = {}
+    for name, member in members.items():
         try:
-            tasks[name]["run_id"] = run_dir_of(member).run_id
             say(f"== {settings.names['data']}: {name}")
             tasks[name] |= _line(run_one(member))
         except Exception as error:
-            code = report(error)
-            tasks[name]["error"] = describe(error)
+            text = describe(error)
+            if text in failures:  # what ails all tasks alike is said in full once
+                warn(f"task '{name}' fails as '{failures[text]}' did")
+                code = FAILED
+            else:
+                code = report(error)
+                failures[text] = name
+            tasks[name]["error"] = text
             if not isinstance(error, PeftbenchError):
                 code = FAILED
     summary = summarise(settings, tasks)
@@ -49,6 +56,32 @@ def run_suite(settings: Settings) -> int:
         write_json(path, summary)
     show_suite(summary, path)
     return code
+
+
+def _planned(settings: Settings, members: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    """Return the run id of every task, None where its data cannot be read.
+
+    Raises:
+        MissingAssetError: no task's data is here; what the first of them said.
+
+    """
+    from .launch import run_dir_of
+
+    tasks: dict[str, dict[str, Any]] = {}
+    problems: list[PeftbenchError] = []
+    for name, member in members.items():
+        tasks[name] = {"run_id": None}
+        try:
+            tasks[name]["run_id"] = run_dir_of(member).run_id
+        except PeftbenchError as error:
+            problems.append(error)
+    missing = [error for error in problems if isinstance(error, MissingAssetError)]
+    if len(missing) == len(members) > 1:
+        raise MissingAssetError(
+            f"none of the {len(members)} tasks of {settings.names['data']} is here; "
+            f"the first says:\n{missing[0]}"
+        )
+    return tasks
 
 
 def _line(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,3 +113,24 @@ def test_wrong_counts_and_a_missing_task_are_named_with_their_place(command, tmp
     assert f"there is no folder {root}/dtd, nor {root}/vtab-1k/dtd" in done.err
     summary = only((tmp_path / "outputs" / "w").glob("*/suite.json"))
     assert summary["missing"] == ["dtd", "kitti"] and summary["choice"] == ["dtd", "kitti"]
+
+
+def test_a_suite_without_any_data_says_so_once_and_leaves_nothing(command, tmp_path):
+    found = command("data=vtab1k", "study=v")
+    assert found.code == 2 and found.err.count("error:") == 1
+    assert "none of the 19 tasks of vtab1k is here" in found.err
+    assert "scripts/prepare_data.py build vtab1k" in found.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_what_ails_all_tasks_alike_is_said_in_full_once(command, tmp_path):
+    trees.vtab(tmp_path / "data" / "vtab-1k", ["dtd", "svhn", "kitti"], train=12, val=6, test=9)
+    missing = "backbone.weights=no_such_file.safetensors"
+    found = command(
+        *("data=vtab1k", "data.strict=false", "data.tasks=[dtd,svhn,kitti]", "study=v"),
+        *("backbone=vit_s16", missing),
+    )
+    assert found.code == 2 and found.err.count("there is no file no_such_file.safetensors") == 1
+    assert found.err.count("fails as 'dtd' did") == 2
+    summary = only((tmp_path / "outputs" / "v").glob("*/suite.json"))
+    assert summary["missing"] == ["dtd", "kitti", "svhn"]
