@@ -51,21 +51,24 @@ class ImageFiles(Images):
 
     Attributes:
         paths: one file per image.
+        upright: turn a picture as its EXIF orientation says; published pipelines of data sets
+            do not.
 
     """
 
     paths: tuple[Path, ...]
+    upright: bool = True
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def image(self, index: int) -> Image:
         """Decode one file; transparency is laid over white."""
-        return decode(self.paths[index])
+        return decode(self.paths[index], self.upright)
 
     def take(self, index: Sequence[int]) -> ImageFiles:
         """Return the files at ``index``."""
-        return ImageFiles(tuple(self.paths[i] for i in index))
+        return ImageFiles(tuple(self.paths[i] for i in index), self.upright)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class PixelImages(Images):
         return PixelImages(self.pixels[list(index)])
 
 
-def decode(path: Path) -> Image:
+def decode(path: Path, upright: bool = True) -> Image:
     """Read one picture file as RGB, as :func:`peftbench.pictures.decode` does.
 
     Raises:
@@ -152,7 +155,7 @@ def decode(path: Path) -> Image:
 
     """
     try:
-        return picture(pictures.decode(path))
+        return picture(pictures.decode(path, upright))
     except FileNotFoundError as error:
         raise MissingAssetError(f"there is no image {path}") from error
     except pictures.UnreadableError as error:
