@@ -19,6 +19,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def together() -> bool:
+    """Tell whether several processes work on the run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def is_main() -> bool:
     """Tell whether this process writes, locks and prints: rank 0 alone does."""
     return rank() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ..errors import MissingAssetError, PeftbenchError
 from ..files import write_json
 from .identity import canonical, run_id
-from .process import FAILED, describe, is_main, report, say, warn
+from .process import CRASHED, FAILED, describe, is_main, report, say, together, warn
 from .settings import Settings
 from .table import deviations_of, show_suite
 
@@ -21,10 +22,15 @@ SCHEMA_VERSION = 1
 def run_suite(settings: Settings) -> int:
     """Run every chosen task of a suite and write ``<output>/<study>/<suite id>/suite.json``.
 
-    A task that fails is reported at once and does not stop the others.
+    A task that fails is reported at once and does not stop the others. Of several processes that
+    work together, one that fails within a task ends the command: the others may be waiting for it
+    there, and must not meet it in the next task.
 
     Returns:
-        0, or the exit code of the last failure.
+        0; 2 if tasks failed by mistakes that can be mended, 1 if one failed by a defect.
+
+    Raises:
+        SystemExit: one of several processes failed within a task.
 
     """
     from .launch import run_one
@@ -43,13 +49,15 @@ def run_suite(settings: Settings) -> int:
             text = describe(error)
             if text in failures:  # what ails all tasks alike is said in full once
                 warn(f"task '{name}' fails as '{failures[text]}' did")
-                code = FAILED
             else:
-                code = report(error)
+                report(error)
                 failures[text] = name
             tasks[name]["error"] = text
-            if not isinstance(error, PeftbenchError):
-                code = FAILED
+            mistake = isinstance(error, PeftbenchError) and code != CRASHED
+            code = FAILED if mistake else CRASHED
+            if together() and tasks[name]["run_id"] is not None:
+                print(f"suite stopped at {name}; the same command goes on there", file=sys.stderr)
+                raise SystemExit(code) from error
     summary = summarise(settings, tasks)
     path = Path(settings.output) / settings.study / summary["suite_id"] / "suite.json"
     if is_main():
@@ -103,7 +111,18 @@ def suite_id(settings: Settings) -> str:
             manifests[name] = data.manifest_sha256
         except PeftbenchError:
             manifests[name] = None
-    return run_id(settings.plain, hashlib.sha256(canonical(manifests).encode()).hexdigest())
+    return run_id(_in_force(settings), hashlib.sha256(canonical(manifests).encode()).hexdigest())
+
+
+def _in_force(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain data, the trainer's table without what was chosen by hand."""
+    trainer = dict(settings.plain["trainer"])
+    if table := trainer.get("per_task"):
+        trainer["per_task"] = {
+            task: {n: value for n, value in row.items() if f"trainer.{n}" not in settings.chosen}
+            for task, row in table.items()
+        }
+    return {**settings.plain, "trainer": trainer}
 
 
 def summarise(settings: Settings, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

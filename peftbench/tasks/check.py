@@ -187,7 +187,7 @@ def _finish(
     listed_files = [
         listed.folder / p for listed in (*parts.values(), *others) for p in listed.paths
     ]
-    files = [file for file in dict.fromkeys(listed_files) if file.is_file()]
+    files = [file for file in dict.fromkeys(listed_files) if os.path.isfile(file)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         contents = dict(zip(files, pool.map(content, files), strict=True))
     found.wrong += [value for value in contents.values() if isinstance(value, Slip)]

@@ -7,6 +7,7 @@ contiguous: the sorted ids of ``train.json`` are ranked once, and the rank is th
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from .listed import (
     Listed,
     Slip,
     absent,
+    check_command,
     class_names,
     in_two,
     inside,
@@ -156,10 +158,7 @@ class FgvcTask(DataSpec):
     @property
     def remedy(self) -> str:
         """The line that says how to see all that is wrong."""
-        return (
-            f"to check the whole tree: python scripts/prepare_data.py check fgvc "
-            f"root={self.root} tasks=[{self.task}]"
-        )
+        return f"to check the whole tree: {check_command('fgvc', self.root, self.task)}"
 
 
 def find_folder(root: str | Path, row: Row) -> Path:
@@ -230,7 +229,10 @@ def _entries(path: Path, value: Mapping[str, Any]) -> tuple[dict[str, Id], list[
         elif isinstance(label, bool) or not isinstance(label, int | str):
             slips.append(Slip("label", path, f"{image} has {label!r} instead of a class id"))
         else:
-            good[image] = label
+            plain = posixpath.normpath(image)
+            if plain in good:
+                slips.append(Slip("duplicate", path, f"the image {plain} is already listed"))
+            good[plain] = label
     if not value:
         slips.append(Slip("line", path, "it names no image"))
     return good, slips

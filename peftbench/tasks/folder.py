@@ -105,10 +105,14 @@ class ImageFolder(DataSpec):
 
         The checksum of ``sizes`` stands for the content: a picture that is replaced by one of
         exactly its size in bytes is not noticed.
+
+        Raises:
+            MissingAssetError: a picture is a link to nothing.
+
         """
         parts, classes, splits = self.lists
         sizes = [
-            f"{path} {(listed.folder / path).stat().st_size}"
+            f"{path} {_size(listed.folder / path)}"
             for listed in (parts[name] for name in SPLITS)
             for path in listed.paths
         ]
@@ -188,11 +192,26 @@ def pictures(folder: Path, split: str, classes: Sequence[str]) -> Listed:
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the relative paths of all pictures below ``folder``; hidden files are left out."""
+    """Return the relative paths of all pictures below ``folder``; hidden files are left out.
+
+    Links to folders are followed, but no folder is entered twice.
+    """
     found = []
+    entered: set[str] = set()
     for at, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(at) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(at))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 found.append(Path(at, name).relative_to(folder).as_posix())
     return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise MissingAssetError(f"the picture {path} is a link to nothing") from error

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import posixpath
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from .batch import Split
 from .images import ImageFiles
 from .vtab_tables import NAMES, SOURCE
 
+MOST_DIGITS = 18
 LENIENT = "data.strict=false lets small or partial trees through, and the result says so"
 
 
@@ -87,7 +91,7 @@ class Listed:
         """Return the SHA-256 of the lines ``relative-path label``, in their order."""
         digest = hashlib.sha256()
         for path, label in zip(self.paths, self.labels, strict=True):
-            digest.update(f"{path} {label}\n".encode())
+            digest.update(f"{path} {label}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def split(self, name: str, first_id: int) -> Split:
@@ -103,7 +107,7 @@ class Listed:
 def read_list(path: Path, classes: int) -> tuple[Listed, list[Slip]]:
     """Read lines ``relative/path label`` (one space; labels from 0) of a list file.
 
-    Lines that cannot be read are left out and told as slips.
+    Lines that cannot be read are left out and told as slips. ``./a//b`` is the image ``a/b``.
 
     Raises:
         MissingAssetError: there is no such file.
@@ -118,14 +122,15 @@ def read_list(path: Path, classes: int) -> tuple[Listed, list[Slip]]:
             slips.append(Slip("line", path, "an empty line", number))
             continue
         name, space, label = line.rpartition(" ")
-        if not space or not label.isascii() or not label.isdigit() or not inside(name):
+        number_like = label.isascii() and label.isdigit() and len(label) <= MOST_DIGITS
+        if not space or not number_like or not inside(name):
             text = f"{line!r} is not 'relative/path label' with a label from 0"
             slips.append(Slip("line", path, text, number))
             continue
         if int(label) >= classes:
             slips.append(Slip("label", path, out_of_range(int(label), classes), number))
             continue
-        paths.append(name)
+        paths.append(posixpath.normpath(name))
         labels.append(int(label))
         lines.append(number)
     return Listed(path, path.parent, tuple(paths), tuple(labels), tuple(lines)), slips
@@ -137,18 +142,23 @@ def out_of_range(label: int, classes: int) -> str:
 
 
 def inside(path: str) -> bool:
-    """Tell whether a path is relative and stays below its folder."""
-    return bool(path) and not path.startswith("/") and ".." not in path.split("/")
+    """Tell whether a path can be a file's, is relative and stays below its folder."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    possible = bool(path) and "\0" not in path
+    return possible and not path.startswith("/") and ".." not in path.split("/")
 
 
 def absent(listed: Listed) -> list[Slip]:
-    """Return a slip for every listed image that does not exist; looks at names only."""
+    """Return a slip for every listed image that is no file, nor a link to one; reads none."""
     there: dict[str, set[str]] = {}
     slips = []
     for index, path in enumerate(listed.paths):
         parent, _, name = path.rpartition("/")
         if parent not in there:
-            there[parent] = _names_in(listed.folder / parent)
+            there[parent] = _files_in(listed.folder / parent)
         if name not in there[parent]:
             text = f"the image {path} is not there"
             slips.append(Slip("missing", listed.source, text, listed.line(index)))
@@ -181,6 +191,11 @@ def in_two(parts: Mapping[str, Listed]) -> list[Slip]:
             slips.append(Slip("overlap", listed.source, text, listed.line(mine[path])))
         owner |= dict.fromkeys(mine, name)
     return sorted(slips, key=lambda slip: (str(slip.path), slip.line or 0, slip.text))
+
+
+def check_command(suite: str, root: str, task: str) -> str:
+    """Return the command that checks one task of a tree, as a shell takes it."""
+    return f"python scripts/prepare_data.py check {suite} root={shlex.quote(root)} tasks=[{task}]"
 
 
 def refuse(task: str, slips: Sequence[Slip], remedy: str) -> None:
@@ -244,7 +259,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or beyond what Python reads of it
         raise CorruptAssetError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise CorruptAssetError(f"{path} holds no JSON object but a {type(value).__name__}")
@@ -300,15 +315,23 @@ def _lines(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise MissingAssetError(f"there is no file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptAssetError(f"{path} cannot be read: {error}") from error
 
 
-def _names_in(folder: Path) -> set[str]:
+def _files_in(folder: Path) -> set[str]:
     try:
-        return {entry.name for entry in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if _is_file(entry)}
+    except OSError:
         return set()
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False

@@ -6,6 +6,7 @@ val200, fit again on both, report top-1 on test (arXiv:1910.04867).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,13 @@ from .listed import (
     Listed,
     Slip,
     absent,
+    check_command,
     class_names,
     in_two,
     manifest_of,
     read_list,
     refuse,
+    repeated,
     source_of,
     task_of,
 )
@@ -86,6 +89,7 @@ class VtabTask(DataSpec):
         parts, slips = read_lists(self.folder, self.row)
         counts = [slip for slip in slips if slip.kind == "count"]
         grave = [slip for slip in slips if slip.kind != "count"] + in_two(parts)
+        grave += [slip for part in parts.values() for slip in repeated(part)]
         refuse(self.name, grave, self.remedy)
         refuse(self.name, counts if self.strict else [], f"{LENIENT}\n  {self.remedy}")
         return parts, counts
@@ -123,10 +127,7 @@ class VtabTask(DataSpec):
     @property
     def remedy(self) -> str:
         """The line that says how to see all that is wrong."""
-        return (
-            f"to check the whole tree: python scripts/prepare_data.py check vtab1k "
-            f"root={self.root} tasks=[{self.task}]"
-        )
+        return f"to check the whole tree: {check_command('vtab1k', self.root, self.task)}"
 
 
 def find_folder(root: str | Path, row: Row) -> Path:
@@ -144,8 +145,8 @@ def find_folder(root: str | Path, row: Row) -> Path:
     raise MissingAssetError(
         f"task 'vtab1k/{row.name}': there is no folder {places[0]}, nor {places[1]}\n"
         f"  the folder of all tasks is given by data.root=PATH (or {NESTED} in $PEFTBENCH_DATA)\n"
-        f"  to build it: python scripts/prepare_data.py build vtab1k root={root} archives=DIR "
-        f"tasks=[{row.name}]"
+        f"  to build it: python scripts/prepare_data.py build vtab1k "
+        f"root={shlex.quote(str(root))} archives=DIR tasks=[{row.name}]"
     )
 
 

@@ -215,6 +215,34 @@ def test_a_failing_task_stops_no_other_and_leaves_no_mean(plain, scored, capsys)
     assert "error: the loss of step 3 is not finite" in capsys.readouterr().err
 
 
+def test_of_several_processes_one_that_fails_within_a_task_does_not_meet_the_others_in_the_next(
+    plain, scored, monkeypatch, capsys
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stop:
+        launch(suite_of(plain, ["broken", "digits"], {}))
+    assert stop.value.code == 2 and scored == ["broken"]
+    assert "suite stopped at broken" in capsys.readouterr().err
+
+
+def test_a_setting_chosen_by_hand_makes_another_suite_even_at_the_default_value(plain):
+    data = {
+        "_target_": "peftbench.fakes.Suite",
+        "name": "pocket",
+        "members": {"digits": {"_target_": "peftbench.fakes.Pocket", "task": "digits"}},
+        "groups": {},
+        "tasks": None,
+    }
+    target = "peftbench.train.config.Trainer"
+    trainer = {"_target_": target, "lr": 0.01, "per_task": {"digits": {"lr": 0.5}}}
+    config = plain | {"data": data, "trainer": trainer}
+    by_table, by_hand = Settings.of(config), Settings.of(config, chosen=["trainer.lr"])
+    of_member = [s.for_task("digits", s.data.members["digits"]) for s in (by_table, by_hand)]
+    assert [s.trainer.lr for s in of_member] == [0.5, 0.01]
+    assert suite_id(by_table) != suite_id(by_hand)
+
+
 def test_a_choice_of_tasks_is_labelled_as_one(plain, scored):
     settings = suite_of(
         plain, ["digits", "mnist5k"], {"a": ["digits"], "b": ["mnist5k"]}, ["digits"]

@@ -138,3 +138,20 @@ def test_names_are_checked_before_anything_is_read(tmp_path):
         reports("vtab1k", tmp_path, ["kiti"])
     with pytest.raises(ConfigError, match="unknown suite to check 'vtab'"):
         reports("vtab", tmp_path)
+
+
+def test_links_to_nothing_and_impossible_names_are_told(own):
+    folder = own / "kitti"
+    gone = folder / "images/test/000003.jpg"
+    gone.unlink()
+    gone.symlink_to(own / "nowhere.jpg")
+    inner = folder / "images/test/000004.jpg"
+    inner.unlink()
+    inner.mkdir()
+    lines = (folder / "train800.txt").read_text().splitlines()
+    lines[0] = "x" * 300 + "/a.jpg 0"
+    (folder / "train800.txt").write_text("\n".join(lines))
+    (report,) = check_vtab(own, ["kitti"])
+    assert kinds(report.wrong) == ["missing"]
+    assert [slip.line for slip in report.wrong if slip.path.name == "test.txt"] == [4, 5]
+    assert [slip.line for slip in report.wrong if slip.path.name == "train800.txt"] == [1]

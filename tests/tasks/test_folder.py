@@ -1,6 +1,7 @@
 """A person's own pictures: folders of splits, or a cut that keeps the shares of the classes."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -133,3 +134,23 @@ def test_a_corrupt_picture_is_named_when_it_is_asked_for(plain):
             except CorruptAssetError as error:
                 failed.append(str(error))
     assert len(failed) == 1 and f"{plain}/owl/p0.jpg cannot be decoded" in failed[0]
+
+
+def test_a_link_that_leads_back_is_not_followed_for_ever(plain):
+    expected = ImageFolder(str(plain)).load().manifest["splits"]
+    (plain / "dog" / "again").symlink_to(plain / "dog")
+    assert ImageFolder(str(plain)).load().manifest["splits"] == expected
+
+
+def test_a_picture_that_is_a_link_to_nothing_is_named(plain):
+    (plain / "dog" / "gone.jpg").symlink_to(plain / "nowhere.jpg")
+    with pytest.raises(MissingAssetError, match=r"dog/gone.jpg"):
+        _ = ImageFolder(str(plain)).manifest_sha256
+
+
+def test_names_that_are_no_utf8_are_read(plain):
+    for old, new in (("dog/p0.jpg", b"dog/\xe9.jpg"), ("cat", b"\xe9")):
+        os.rename(plain / old, os.fsencode(plain) + b"/" + new)
+    task = ImageFolder(str(plain)).load()
+    split = task.split("train")
+    assert len(task.labels) == 3 and all(split.inputs["image"].image(i) for i in range(len(split)))

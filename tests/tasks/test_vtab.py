@@ -216,3 +216,51 @@ def test_the_suite_hands_its_settings_to_every_member():
         Vtab1k("here", tasks=("svhm",))
     with pytest.raises(ConfigError, match=r"key: data\.task\)\. Did you mean 'dtd'"):
         VtabTask("dtdd", "here")
+
+
+def test_one_image_spelled_in_two_ways_is_one_image(tree):
+    rewrite(tree, "val200.txt", lambda x: x.__setitem__(1, "./images//train800/000000.jpg 0"))
+    with pytest.raises(CorruptAssetError, match=r"line 2: .*train800/000000.jpg is in"):
+        small(tree).load()
+
+
+def test_an_image_that_a_list_names_twice_is_refused(tree):
+    rewrite(tree, "test.txt", lambda x: x.__setitem__(2, x[1]))
+    with pytest.raises(CorruptAssetError, match=r"test.txt, line 3: .* already listed on line 2"):
+        small(tree).load()
+
+
+@pytest.mark.parametrize("kind", ["dangling", "loop", "folder"])
+def test_what_has_an_images_name_and_is_no_file_is_missing(tree, kind):
+    path = tree / "dtd" / "images" / "test" / "000003.jpg"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else tree / "nowhere.jpg")
+    with pytest.raises(MissingAssetError, match=r"test.txt, line 4: .*000003.jpg is not there"):
+        small(tree).load()
+
+
+@pytest.mark.parametrize(
+    "line", ["images/a.jpg " + "9" * 5000, "ima\0ges/a.jpg 1", "x" * 300 + "/a 1"]
+)
+def test_no_line_is_too_strange_to_be_named(tree, line):
+    rewrite(tree, "train800.txt", lambda x: x.__setitem__(4, line))
+    with pytest.raises((CorruptAssetError, MissingAssetError), match=r"train800.txt, line 5"):
+        small(tree).load()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tree):
+    expected = small(tree).manifest_sha256
+    path = tree / "dtd" / "train800.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert small(tree).manifest_sha256 == expected
+    small(tree).load()
+
+
+def test_the_command_in_a_message_can_be_pasted(tmp_path):
+    spec = VtabTask("dtd", str(tmp_path / "my data"))
+    assert f"root='{tmp_path}/my data' tasks=[dtd]" in spec.remedy
+    with pytest.raises(MissingAssetError, match=f"root='{tmp_path}/my data' archives=DIR"):
+        spec.load()
