@@ -77,11 +77,7 @@ def read_token(model: Any, token_BD: Tensor) -> Tensor:
 
 def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
     prefix = f"{STACK}/{index}"
-    for part in ("attn", "mlp", "norm1", "norm2", *DROP_PATHS):
-        if not hasattr(block, part):
-            raise IncompatibleError(
-                f"{type(block).__name__} has no '{part}': only plain pre-norm ViT blocks are known"
-            )
+    _require_plain(block)
     attn, mlp = block.attn, block.mlp
     third = attn.qkv.out_features // 3
     linears = {
@@ -124,6 +120,33 @@ def _block(index: int, block: Any, width: int, paths: dict[int, str]) -> Block:
     drops = tuple(getattr(block, name) for name in DROP_PATHS)
     attentions, activation = {"attn": attention}, mlp.act.forward
     return Block(STACK, index, block, linears, ops, attentions, norms, drops, activation)
+
+
+def _require_plain(block: Any) -> None:
+    """Refuse blocks whose parts are others, or stand in another order."""
+    from timm.models.vision_transformer import ResPostBlock
+
+    for part in ("attn", "mlp", "norm1", "norm2", *DROP_PATHS):
+        if not hasattr(block, part):
+            raise IncompatibleError(
+                f"{type(block).__name__} has no '{part}': only plain pre-norm ViT blocks are known"
+            )
+    if isinstance(block, ResPostBlock):
+        raise IncompatibleError(
+            f"{type(block).__name__} norms behind its operations: only plain pre-norm ViT blocks "
+            "are known"
+        )
+    attn = block.attn
+    if attn.num_heads * attn.head_dim * 3 != attn.qkv.out_features:
+        raise IncompatibleError(
+            f"{type(attn).__name__} has other heads than one query, key and value each: only plain "
+            "attention is known"
+        )
+    for part in ("fc1", "act", "fc2"):
+        if not hasattr(block.mlp, part):
+            raise IncompatibleError(
+                f"{type(block.mlp).__name__} has no '{part}': only an MLP of two maps is known"
+            )
 
 
 def _inner_norms(attn: Any) -> dict[str, nn.Module]:

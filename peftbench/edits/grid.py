@@ -108,23 +108,31 @@ class GridEdit(OpEdit):
     """An operation's bypass that has to know which tokens are patches.
 
     Class and register tokens stand in front of the patches; tokens that other edits insert stand
-    behind those, or at the end.
+    behind those, or at the end. Tokens may stand in some blocks only.
 
     Args:
         name: unique name.
         site: the operation, in parallel to which the bypass reads what the operation reads.
+        block: the block of the operation.
         sequence: the token sequence.
         bypass: the tuner.
 
     """
 
-    def __init__(self, name: str, site: OpSite, sequence: SequenceSite, bypass: ConvBypass) -> None:
+    def __init__(
+        self,
+        name: str,
+        site: OpSite,
+        block: nn.Module,
+        sequence: SequenceSite,
+        bypass: ConvBypass,
+    ) -> None:
         super().__init__(name, [site], bypass, "input")
-        self.sequence = sequence
+        self.block, self.sequence = (block,), sequence  # in a tuple, so that it is no submodule
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Count the tokens around the patches, then hook the operation."""
-        added = [e for e in delta if isinstance(e, Tokens) and e.site.name == self.sequence.name]
+        added = [e for e in delta if isinstance(e, Tokens) and e.passes(self.block[0])]
         front = sum(e.count for e in added if e.place == "front")
         bypass = self.tuner
         assert isinstance(bypass, ConvBypass)

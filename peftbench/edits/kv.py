@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import IncompatibleError
 from .base import Delta, Edit
 from .sites import AttentionSite, Handles, cast, seeded, wrap_forward
 
@@ -88,12 +89,23 @@ def redirect(site: AttentionSite, attend: Callable[..., Tensor]) -> Callable[[],
         site: the attention.
         attend: takes what ``scaled_dot_product_attention`` takes, and gives what it gives.
 
+    Raises:
+        IncompatibleError: (from the module's forward) it makes no such call, or several.
+
     """
     mode = _Redirect(attend)
 
     def wrapper(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        mode.calls = 0
         with mode:
-            return forward(*args, **kwargs)
+            result = forward(*args, **kwargs)
+        if mode.calls != 1:
+            raise IncompatibleError(
+                f"'{site.name}' called scaled_dot_product_attention {mode.calls} times, and the "
+                "edit acts on exactly one call; build the network with fused attention (timm: "
+                "without TIMM_FUSED_ATTN=0; transformers: attn_implementation='sdpa')"
+            )
+        return result
 
     return wrap_forward(site.module, wrapper)
 
@@ -103,11 +115,12 @@ class _Redirect(TorchFunctionMode):
 
     def __init__(self, attend: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.attend = attend
+        self.attend, self.calls = attend, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.scaled_dot_product_attention:
+            self.calls += 1
             return self.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -83,6 +83,10 @@ class Tokens(Edit):
 
         handles.add(self.site.leave.edit(leave))
 
+    def passes(self, block: nn.Module) -> bool:
+        """Whether the tokens are in the sequence that passes a block."""
+        return any(ref.module is block for ref in self.site.block_inputs)
+
     def _later(self, delta: Delta) -> list[Tokens]:
         """Return the edits that insert into this sequence after this one, and leave after it."""
         edits = list(delta)

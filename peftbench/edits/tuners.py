@@ -39,7 +39,7 @@ class Gate(nn.Module):
         super().__init__()
         self.kind, self.start = kind, start
         if kind in ("scalar", "channel"):
-            self.scale = nn.Parameter(torch.full((1 if kind == "scalar" else width,), start))
+            self.scale = nn.Parameter(torch.full((1 if kind == "scalar" else width,), float(start)))
         elif kind == "input":
             g = seeded(generator)
             draws = 2 * torch.rand(2, width, generator=g) - 1
@@ -185,8 +185,8 @@ class RowScale(nn.Module):
         super().__init__()
         self.start = start
         shape = (site.heads, 1, site.head_dim) if per_channel else (1, 1, 1)
-        self.key = nn.Parameter(torch.full(shape, start))
-        self.value = nn.Parameter(torch.full(shape, start))
+        self.key = nn.Parameter(torch.full(shape, float(start)))
+        self.value = nn.Parameter(torch.full(shape, float(start)))
 
     def forward(self, keys_GLE: Tensor, values_GLE: Tensor) -> tuple[Tensor, Tensor]:
         """Return scaled keys and values, same shapes."""

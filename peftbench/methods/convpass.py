@@ -60,6 +60,7 @@ class Convpass(Method):
             GridEdit(
                 site.name,
                 site,
+                block.module,
                 stack.sequence,
                 ConvBypass(
                     site.width,

@@ -78,7 +78,9 @@ class Gist(Method):
         fraction("method.dropout", self.dropout)
         if self.tau <= 0:
             raise ConfigError(f"method.tau: {self.tau} must be above 0")
-        if isinstance(self.inner, Gist):
+        at_least("method.lambda_ce", self.lambda_ce, 0)
+        at_least("method.mu_kl", self.mu_kl, 0)
+        if isinstance(self.inner, Gist) or GIST in self.inner.readouts():
             raise ConfigError("method.inner: GIST wraps another method, not itself")
 
     def check(self, family: str) -> None:

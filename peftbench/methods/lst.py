@@ -93,6 +93,11 @@ class Lst(Method):
                 f"allowed: 1 to {stack.width}"
             )
         site, linears = block.attentions["attn"], block.linears
+        if linears["up"].out_features != linears["down"].in_features:
+            raise IncompatibleError(
+                "method Lst: the first map of the MLP makes a gate as well (SwiGLU in one layer), "
+                "of which there is no side block"
+            )
         return SideShape(
             width=stack.width // self.reduction,
             heads=linears["q"].out_features // site.head_dim,

@@ -19,6 +19,7 @@ from ..errors import ConfigError, IncompatibleError
 from ..methods.base import Method, Output
 
 MAIN = "main"
+HOLDER = "_peftbench_delta"  # on an adapted network: the delta, in a tuple so that it is no part
 
 
 class Adapted(nn.Module):
@@ -31,7 +32,7 @@ class Adapted(nn.Module):
         seed: of all initial values.
 
     Raises:
-        IncompatibleError: the method has no meaning on the network.
+        IncompatibleError: the method has no meaning on the network, or another one is in it.
 
     """
 
@@ -41,6 +42,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.backbone, self.method = backbone, method
         self.base = backbone.model
+        _require_free(self.base, backbone.name)
         anatomy = backbone.anatomy
         generator = torch.Generator().manual_seed(stream_seed(seed, "init"))
         part = anatomy if classes is None else anatomy.for_features()
@@ -63,6 +65,7 @@ class Adapted(nn.Module):
             )
         self._checkpointing = Handles()
         self.delta.attach()
+        vars(self.base)[HOLDER] = (self.delta,)
 
     def forward(
         self,
@@ -165,6 +168,7 @@ class Adapted(nn.Module):
         """Take everything out of the network and give it back as it was."""
         self._checkpointing.remove()
         self.delta.detach()
+        vars(self.base).pop(HOLDER, None)
         return self.backbone
 
     def stochastic(self) -> bool:
@@ -177,6 +181,15 @@ class Adapted(nn.Module):
         config = getattr(self.base, "config", None)
         names = ("attention_dropout", "dropout_rate", "attention_probs_dropout_prob")
         return any(getattr(config, name, 0.0) for name in names)
+
+
+def _require_free(network: nn.Module, name: str) -> None:
+    """Refuse a network that a delta is attached to: taking out the two would mix them up."""
+    if any(delta.attached for delta in vars(network).get(HOLDER, ())):
+        raise IncompatibleError(
+            f"{name}: another method is attached to this network; call release() on what it gave, "
+            "use a copy of the network, or several methods at once: Combo (method=combo)"
+        )
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:

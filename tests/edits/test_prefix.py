@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from peftbench.backbones.backbone import find_anatomy
 from peftbench.edits import Delta, Prefix
+from peftbench.errors import IncompatibleError
 
 LENGTH, D, H = 5, 32, 4
 E = D // H
@@ -160,3 +161,19 @@ def test_every_attention_of_a_network_by_hand(use, monkeypatch):
     assert queue == [] and len(edits) == (6 if use == "t5" else 2)
     assert not torch.allclose(wanted, plain, atol=1e-2)
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["prefix", "u_prefix_mha", "u_prompt_mha", "lst"])
+@pytest.mark.parametrize("use", ["vit", "bert"])
+def test_attention_without_the_one_call_is_refused(name, use):
+    network = tiny.fresh(tiny.USES[use][0])
+    if use == "vit":
+        for block in network.model.blocks:
+            block.attn.fused_attn = False
+    else:
+        network.model.set_attn_implementation("eager")
+    with (
+        tiny.adapted(tiny.method(name), use, base=network) as model,
+        pytest.raises(IncompatibleError, match="scaled_dot_product_attention 0 times"),
+    ):
+        model(tiny.inputs(use))

@@ -14,8 +14,10 @@ from peftbench.backbones.backbone import find_anatomy
 from peftbench.edits import ConvBypass, Delta, GridEdit, SequenceSite, TensorRef, Tokens
 from peftbench.errors import ConfigError, IncompatibleError
 from peftbench.methods import Method
+from peftbench.methods.combo import Combo
 from peftbench.methods.convpass import Convpass
 from peftbench.methods.gist import Gist
+from peftbench.methods.lora import Lora
 from peftbench.methods.vpt import Vpt
 
 
@@ -179,9 +181,9 @@ def test_a_sequence_that_is_no_grid_is_refused():
 
 def test_tokens_of_another_sequence_do_not_count():
     site = next(tiny.backbone("vit_tiny_random").anatomy.blocks).ops["attn"]
-    stay = TensorRef(torch.nn.Identity(), "output")
-    mine, other = (SequenceSite(n, 32, 1, stay, stay, (stay,)) for n in ("encoder", "other"))
-    edit = GridEdit("conv", site, mine, ConvBypass(32, 4, (4, 4)))
+    here, there = (TensorRef(torch.nn.Identity(), "output") for _ in range(2))
+    mine, other = (SequenceSite("s", 32, 1, stay, stay, (stay,)) for stay in (here, there))
+    edit = GridEdit("conv", site, here.module, mine, ConvBypass(32, 4, (4, 4)))
     delta = Delta([edit, Tokens("own", mine, 2, 0.1, place="end"), Tokens("far", other, 5, 0.1)])
     delta.attach()
     assert (edit.tuner.front, edit.tuner.behind) == (1, 2)
@@ -192,3 +194,20 @@ def test_tokens_of_another_sequence_do_not_count():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"method\."):
         Convpass(**wrong)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Gist(inner=Combo({"conv": BYPASS, "lora": Lora()}, blocks={"conv": (0, 1)})),
+        Combo({"conv": BYPASS, "vpt": Vpt(tokens=3)}, blocks={"vpt": (0,)}),
+        Combo({"conv": BYPASS, "vpt": Vpt(tokens=3, deep=True)}, blocks={"conv": (1,)}),
+    ],
+    ids=["gist_over_some_blocks", "prompts_in_one_block", "bypass_in_one_block"],
+)
+def test_it_knows_which_tokens_pass_its_block(made):
+    with tiny.adapted(made, "vit") as model:
+        given = tiny.inputs("vit")
+        tiny.perturb(model)
+        _, gradients = tiny.step_gradients(model, "vit", given, tiny.labels("vit", given))
+    assert all(g.abs().sum() > 0 for g in gradients.values())

@@ -9,7 +9,10 @@ from vits import disturb, images, over, vit
 
 from peftbench.errors import ConfigError, IncompatibleError
 from peftbench.methods.base import Output
+from peftbench.methods.combo import Combo
 from peftbench.methods.gist import Gist
+from peftbench.methods.linear import Linear
+from peftbench.methods.lora import Lora
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,16 @@ def test_inference_modes(mode):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"tokens": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"tau": 0.0}, {"inner": Gist()}],
+    [
+        {"tokens": 0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"tau": 0.0},
+        {"lambda_ce": -0.5},
+        {"mu_kl": -0.75},
+        {"inner": Gist()},
+        {"inner": Combo({"gist": Gist(inner=Linear()), "lora": Lora()})},
+    ],
     ids=str,
 )
 def test_wrong_settings_are_refused(wrong):

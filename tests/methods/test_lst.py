@@ -1,6 +1,7 @@
 """Ladder side-tuning against its formula in float64, and what it keeps out of the network."""
 
 import pytest
+import timm
 import tiny
 import torch
 import torch.nn.functional as F
@@ -363,3 +364,11 @@ def test_wrong_settings_are_refused(wrong):
 def test_what_leaves_no_side_network_is_refused(made, text):
     with pytest.raises(IncompatibleError, match=text), tiny.adapted(made, "vit"):
         pass
+
+
+def test_a_gate_in_the_same_layer_as_the_upward_map_is_refused():
+    network = timm.create_model(
+        "vit_giant_patch14_dinov2", img_size=28, embed_dim=32, depth=1, num_heads=4, num_classes=0
+    )
+    with pytest.raises(IncompatibleError, match="SwiGLU"):
+        peftbench.attach(Lst(), network, classes=2)

@@ -304,3 +304,16 @@ def test_a_tuner_file_lists_every_setting_with_its_default(kind):
     listed = tiny.config("tuner", f"p_{kind}")
     assert set(listed) == {"_target_", *(f.name for f in fields(KINDS[kind]))}
     assert build(listed) == KINDS[kind]()
+
+
+@pytest.mark.parametrize("gate", ["scalar", "channel"])
+def test_a_whole_number_is_a_scale(gate):
+    made = UTuning(
+        {
+            "attn": AdapterTuner(gate=gate, scale=2),
+            "mlp": PrefixTuner(gate=gate, scale=2, scale_on="kv"),
+        }
+    )
+    delta = made.plan(tiny.backbone("vit_tiny_random").anatomy, torch.Generator())
+    scales = [p for n, p in delta.named_parameters() if ".scale" in n]
+    assert scales and all(bool((p == 2).all()) for p in scales)
