@@ -126,7 +126,7 @@ class ImageFolder(DataSpec):
 
     def load(self) -> Task:
         """Return the task; its images are decoded when asked for."""
-        return task_of(self.manifest, self.lists[0])
+        return task_of(self.manifest, self.lists[0], upright=True)
 
     def _cut_all(self, folder: Path) -> tuple[dict[str, Listed], tuple[str, ...], str]:
         classes = classes_in(folder)

@@ -94,11 +94,12 @@ class Listed:
             digest.update(f"{path} {label}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
-    def split(self, name: str, first_id: int) -> Split:
+    def split(self, name: str, first_id: int, upright: bool) -> Split:
         """Return the split; its images are decoded when asked for, ids count from ``first_id``."""
+        files = tuple(self.folder / path for path in self.paths)
         return Split(
             name,
-            {"image": ImageFiles(tuple(self.folder / path for path in self.paths))},
+            {"image": ImageFiles(files, upright)},
             torch.tensor(self.labels, dtype=torch.int64),
             torch.arange(first_id, first_id + len(self)),
         )
@@ -299,12 +300,22 @@ def manifest_of(
     }
 
 
-def task_of(manifest: Mapping[str, Any], parts: Mapping[str, Listed]) -> Classification:
-    """Return the classification task of a manifest, with images decoded when asked for."""
+def task_of(
+    manifest: Mapping[str, Any], parts: Mapping[str, Listed], upright: bool = False
+) -> Classification:
+    """Return the classification task of a manifest, with images decoded when asked for.
+
+    Args:
+        manifest: what the data are.
+        parts: the three splits.
+        upright: turn pictures as their EXIF orientation says. The published pipelines of the sets
+            (TensorFlow's, Pillow's and torchvision's readers) show them as they are stored.
+
+    """
     splits: dict[str, Split] = {}
     first = 0
     for name in SPLITS:
-        splits[name] = parts[name].split(name, first)
+        splits[name] = parts[name].split(name, first, upright)
         first += len(parts[name])
     return Classification(manifest["task"], tuple(manifest["labels"]), splits, manifest)
 

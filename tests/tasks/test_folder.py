@@ -154,3 +154,28 @@ def test_names_that_are_no_utf8_are_read(plain):
     task = ImageFolder(str(plain)).load()
     split = task.split("train")
     assert len(task.labels) == 3 and all(split.inputs["image"].image(i) for i in range(len(split)))
+
+
+def test_own_pictures_stand_upright_and_published_ones_as_they_are_stored(tmp_path):
+    from PIL import Image
+
+    from peftbench.tasks.images import ImageFiles
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=turned)
+    assert ImageFiles((tmp_path / "a.jpg",)).image(0).size == (4, 8)
+    assert ImageFiles((tmp_path / "a.jpg",), upright=False).take([0]).image(0).size == (8, 4)
+
+
+def test_the_readers_keep_to_that(plain, tmp_path):
+    import trees
+
+    from peftbench.tasks.folder import ImageFolder
+    from peftbench.tasks.vtab import VtabTask
+
+    own = ImageFolder(root=str(plain)).load()
+    assert own.split("train").inputs["image"].upright
+    root = trees.vtab(tmp_path / "v", ["dtd"], train=4, val=2, test=3)
+    published = VtabTask("dtd", str(root), strict=False).load()
+    assert not published.split("train").inputs["image"].upright
