@@ -75,13 +75,14 @@ def check_fields(cls: type, values: Mapping[str, Any], key: str = "") -> dict[st
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
         if name not in fields:
-            raise unknown(f"setting of {cls.__name__}", name, fields, join(key, name))
+            what = f"setting of {cls.__name__}" if key else "setting"
+            raise unknown(what, name, fields, join(key, name))
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         if required and name not in values:
-            raise ConfigError(f"{join(key, name)}: {cls.__name__} needs a value here")
+            raise ConfigError(f"{join(key, name)}: a value is needed here")
     return {name: convert(v, hints[name], join(key, name)) for name, v in values.items()}
 
 

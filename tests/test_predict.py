@@ -215,7 +215,7 @@ class TestDecode:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["input=PIC"], "adapter: Predict needs a value here"),
+        (["input=PIC"], "adapter: a value is needed here"),
         (["adapter=RUN", "inputs=PIC"], "Did you mean 'input'?"),
         (["adapter=RUN", "input=PIC", "top=0"], "top: 0 is too small"),
         (["adapter=RUN", "input=PIC", "top=many"], "top: expected int, got 'many'"),

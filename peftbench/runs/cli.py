@@ -276,13 +276,15 @@ def _given_key(value: str, arguments: Sequence[str]) -> str | None:
     """Return the key to which the command gave ``value``."""
     for argument in arguments:
         key, _, given = argument.partition("=")
-        if value in re.split(r"\W", given):
+        if value in re.split(r"[^\w/]", given) or value in re.split(r"\W", given):
             return key.lstrip("+")
     return None
 
 
 def _not_overridable(key: str, text: str) -> ConfigError:
     """Build the error for a choice that the composed defaults do not contain."""
+    if key == "parts":
+        return ConfigError("parts: a list of methods is needed, for example parts=[lora,bitfit]")
     if key == "method@method.inner":
         return ConfigError(
             "the chosen method takes no inner method (key: inner)\n  method=gist inner=... does"

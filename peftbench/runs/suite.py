@@ -139,6 +139,7 @@ def summarise(settings: Settings, tasks: Mapping[str, Mapping[str, Any]]) -> dic
         if chosen:
             groups[group] = {
                 "tasks": chosen,
+                "of": len(members),
                 "mean": _mean([tasks[n].get("value") for n in chosen]),
             }
     summary: dict[str, Any] = {
@@ -148,6 +149,7 @@ def summarise(settings: Settings, tasks: Mapping[str, Mapping[str, Any]]) -> dic
         "status": "incomplete" if missing else "finished",
         **{group: settings.names[group] for group in ("method", "backbone", "protocol")},
         "seed": settings.seed,
+        "of": len(settings.data.members),
         "choice": None if set(tasks) == set(settings.data.members) else sorted(tasks),
         "mean_of_tasks": _mean([line.get("value") for line in tasks.values()]),
         "mean_of_groups": _mean([group["mean"] for group in groups.values()]),

@@ -14,6 +14,7 @@ from rich.table import Table
 from .process import is_main
 
 WIDTH = 80
+REASON = 160  # characters of an error in a table
 
 
 def console_for(file: IO[str] | None = None) -> Console:
@@ -127,18 +128,37 @@ def show_suite(summary: Mapping[str, Any], path: Path, file: IO[str] | None = No
     for name, line in summary["tasks"].items():
         if "value" in line:
             low, high = line["ci95"]
-            table.add_row(name, f"{percent(line['value'])} %", f"{percent(low)} to {percent(high)}")
+            note = "; not the published data" if line.get("deviations") else ""
+            value = f"{percent(line['value'])} %"
+            table.add_row(name, value, f"{percent(low)} to {percent(high)}{note}")
         else:
-            table.add_row(name, "missing", line.get("error", ""))
+            table.add_row(name, "missing", _short(line.get("error", "")))
     table.add_section()
     for group, entry in summary["groups"].items():
-        table.add_row(f"mean of {group}", _mean(entry["mean"]), "")
+        label = f"mean of {group}{_part(len(entry['tasks']), entry.get('of'))}"
+        table.add_row(label, _mean(entry["mean"]), "")
+    chosen = _part(len(summary["tasks"]), summary.get("of"))
+    lacking = summary.get("missing", ())
+    reason = (
+        summary.get("reason", "") if len(lacking) < 4 else f"no result for {len(lacking)} tasks"
+    )
     means = ("mean_of_groups", "mean_of_tasks") if summary["groups"] else ("mean_of_tasks",)
     for key in means:
-        table.add_row(key.replace("_", " "), _mean(summary[key]), summary.get("reason", ""))
+        table.add_row(f"{key.replace('_', ' ')}{chosen}", _mean(summary[key]), reason)
     console = console_for(file)
     console.print(table)
     console.print(f"suite: {path}", soft_wrap=True)
+
+
+def _part(chosen: int, of: int | None) -> str:
+    """Say that a mean is not over all of its tasks, so that it is not taken for the usual one."""
+    return f" ({chosen} of {of})" if of is not None and chosen < of else ""
+
+
+def _short(error: str) -> str:
+    """Return the beginning of an error that was printed in full above: no class, one sentence."""
+    text = error.partition(": ")[2] or error
+    return text if len(text) <= REASON else f"{text[: REASON - 1].rstrip()}…"
 
 
 def _mean(value: float | None) -> str:

@@ -144,7 +144,7 @@ def test_fused_rows_are_said_aloud(tmp_path, script):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["to=merged", "out=o"], "run: Export needs a value here"),
+        (["to=merged", "out=o"], "run: a value is needed here"),
         (["run=RUN", "to=mergd", "out=o"], "Did you mean 'merged'?"),
         (["rum=RUN", "to=merged", "out=o"], "Did you mean 'run'?"),
         (["run=RUN", "to=merged", "out=o", "merged"], "'merged' is not KEY=VALUE"),

@@ -97,7 +97,7 @@ def test_check_of_fgvc_goes_through_the_same_command(main, capsys, tmp_path) -> 
         (["build"], "unknown suite '(none named)'"),
         (["build", "vtab1", "root=a", "archives=b"], "Did you mean 'vtab1k'?"),
         (["build", "fgvc", "root=a", "archives=b"], "choices: vtab1k"),
-        (["build", "vtab1k", "archives=b"], "root: BuildOptions needs a value here"),
+        (["build", "vtab1k", "archives=b"], "root: a value is needed here"),
         (["build", "vtab1k", "root=a", "archives=/nowhere"], "(key: archives)"),
         (["build", "vtab1k", "root=a", "archives=.", "tasks=[dttd]"], "Did you mean 'dtd'?"),
         (["build", "vtab1k", "root=a", "archives=.", "format=jpg"], "choices: jpeg, original, png"),
@@ -105,7 +105,7 @@ def test_check_of_fgvc_goes_through_the_same_command(main, capsys, tmp_path) -> 
         (["build", "vtab1k", "root=a", "archives=.", "strict=no"], "strict: expected bool"),
         (["build", "vtab1k", "root=a", "archives=.", "splits=/no.json"], "(key: splits)"),
         (["check", "vtab1k", "root=/nowhere"], "there is no folder /nowhere (key: root)"),
-        (["list", "vtab1k", "root=a"], "unknown setting of ListOptions 'root'"),
+        (["list", "vtab1k", "root=a"], "unknown setting 'root'"),
     ],
 )
 def test_a_slip_is_told_in_words(main, capsys, arguments: list[str], text: str) -> None:

@@ -84,8 +84,20 @@ def test_a_suite_shows_what_is_missing_and_why():
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert max(map(len, text.splitlines()[:-1])) <= 80
     assert "digits 90.0 % 88.0 to 92.0" in rows and "mean of g 90.0 %" in rows
-    assert any(r.startswith("emoji missing MissingAssetError") for r in rows)
-    assert "mean of tasks missing no result for emoji" in rows
+    assert any(r.startswith("emoji missing get it with this command") for r in rows)
+    assert "MissingAssetError" not in text and "mean of tasks missing no result for emoji" in rows
+
+
+def test_a_mean_over_some_tasks_says_over_how_many():
+    line = {"value": 0.5, "ci95": [0.4, 0.6], "deviations": ["12 lines"]}
+    summary = {
+        **{"method": "lora", "backbone": "b", "suite": "s", "seed": 0, "of": 19},
+        **{"tasks": {"dtd": line}, "mean_of_groups": 0.5, "mean_of_tasks": 0.5},
+        "groups": {"natural": {"tasks": ["dtd"], "of": 7, "mean": 0.5}},
+    }
+    rows = [" ".join(r.split()) for r in shown(show_suite, summary, LONG).splitlines()]
+    assert "mean of natural (1 of 7) 50.0 %" in rows and "mean of tasks (1 of 19) 50.0 %" in rows
+    assert "dtd 50.0 % 40.0 to 60.0; not the published data" in rows
 
 
 def test_sizes():
