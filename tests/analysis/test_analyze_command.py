@@ -60,9 +60,9 @@ def test_a_fit_that_does_not_repeat_is_said(analyze, capsys, tmp_path, gist_run,
     "words, says",
     [
         (("similar", "run=x"), "Did you mean 'similarity'"),
-        (("scales",), "run: Look needs a value"),
+        (("scales",), "run: a value is needed here"),
         (("scales", "run=nowhere"), "no run directory"),
-        (("scales", "run=x", "images=3"), "unknown setting of Look 'images'"),
+        (("scales", "run=x", "images=3"), "unknown setting 'images'"),
         (("attention", "run=x", "images=many"), "images: expected int"),
     ],
 )
