@@ -184,7 +184,7 @@ def test_a_suite_runs_every_task_once_and_names_every_mean(plain, scored, capsys
     assert launch(settings) == 0 and scored == ["digits", "mnist5k"]
     summary = summary_of(settings)
     assert summary["mean_of_tasks"] == pytest.approx(0.75) == summary["mean_of_groups"]
-    assert summary["groups"]["b"] == {"tasks": ["mnist5k"], "mean": 0.6}
+    assert summary["groups"]["b"] == {"tasks": ["mnist5k"], "of": 1, "mean": 0.6}
     assert summary["status"] == "finished" and summary["missing"] == []
     assert summary["choice"] is None and "reason" not in summary
     digits = summary["tasks"]["digits"]

@@ -94,7 +94,10 @@ def test_all_tasks_run_one_failure_stops_no_other_and_the_means_are_exact(comman
         assert task["value"] == values[name]
     assert len(set(values.values())) > 2
     means = {group: exact([values[n] for n in names]) for group, names in GROUPS.items()}
-    assert summary["groups"] == {g: {"tasks": GROUPS[g], "mean": m} for g, m in means.items()}
+    assert summary["groups"] == {
+        g: {"tasks": GROUPS[g], "of": len(GROUPS[g]), "mean": m} for g, m in means.items()
+    }
+    assert summary["of"] == 19
     assert summary["mean_of_groups"] == exact(means.values())
     assert summary["mean_of_tasks"] == exact(values.values()) != summary["mean_of_groups"]
 
