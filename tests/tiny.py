@@ -15,6 +15,7 @@ import yaml
 
 import peftbench
 from peftbench.files import sha256_tensors
+from peftbench.methods import Passes
 from peftbench.spec import build
 
 ROOT = Path(__file__).parents[1]
@@ -133,15 +134,27 @@ def loss(model, output, target):
 
 
 @contextmanager
-def adapted(made, use, seed=0, base=None):
-    """Attach a method to the network of a use for the length of a block."""
+def adapted(made, use, seed=0, base=None, prepared=True):
+    """Attach a method to the network of a use for the length of a block.
+
+    Methods that look at data first have seen a batch, unless ``prepared`` is off.
+    """
     name, classes = USES[use]
     network = base if base is not None else backbone(name)
     model = peftbench.attach(made, network, classes=classes, seed=seed)
     try:
+        if prepared:
+            prepare(model, use)
         yield model
     finally:
         model.release()
+
+
+def prepare(model, use, seed=0):
+    """Let a method choose by the gradients of one batch."""
+    given = inputs(use, seed=seed)
+    target = labels(use, given)
+    model.train().prepare(Passes(lambda *_: loss(model, model(given), target).backward()))
 
 
 def step_gradients(model, use, given, target):

@@ -17,11 +17,13 @@ class Edit(nn.Module):
         name: unique within a delta; also the prefix of its tensors in the artefact.
         identity: whether the network computes the same function right after :meth:`install`.
         alone: whether the edit keeps gradients out of the network, so that no other edit can train.
+        preparing: set while a method looks at data; gradients that arrive then are not to train on.
 
     """
 
     identity: bool = True
     alone: bool = False
+    preparing: bool = False
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -35,6 +37,16 @@ class Edit(nn.Module):
 
     def sync(self) -> None:
         """Bring the network up to date after this edit's parameters changed in place."""
+
+    def lift(self) -> None:
+        """Take this edit's numbers out of the network, before its buffers change in place."""
+
+    def gathered(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Return (parameter, tensor of the network) where a hook takes the first's gradient.
+
+        Autograd does not see these parameters, so several processes add up their gradients by hand.
+        """
+        return []
 
 
 class Delta(nn.Module):
@@ -104,6 +116,11 @@ class Delta(nn.Module):
         """Bring the network up to date after the parameters changed in place."""
         for edit in self:
             edit.sync()
+
+    def lift(self) -> None:
+        """Take the edits' numbers out of the network until the next :meth:`sync`."""
+        for edit in self:
+            edit.lift()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what the artefact stores: parameters and buffers by name.

@@ -35,11 +35,38 @@ class Output:
 
 @dataclass
 class ParamGroup:
-    """Parameters that share multipliers of the trainer's learning rate and weight decay."""
+    """Parameters that share multipliers of the trainer's learning rate and weight decay.
+
+    Attributes:
+        params: by name.
+        lr: multiplier of the learning rate.
+        weight_decay: multiplier of the weight decay.
+        matrices: decay them as matrices whatever their shape, as entries taken out of matrices.
+
+    """
 
     params: dict[str, nn.Parameter]
     lr: float = 1.0
     weight_decay: float = 1.0
+    matrices: bool = False
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes over the first training batches, for methods that look at data before they start.
+
+    Attributes:
+        run: (batch, part) -> None: forward and backward over one part of a batch, batches counted
+            from 0 in the order of training. The parts' losses sum to the batch's loss. Whatever
+            may be called again gives the same gradients again.
+        parts: passes that a batch is computed in.
+        agree: (tensor) -> the main process's values of it, in every process.
+
+    """
+
+    run: Callable[[int, int], None]
+    parts: int = 1
+    agree: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,15 @@ class Method:
         params = {f"delta.{n}": p for n, p in delta.named_parameters()}
         params.update({f"heads.{n}": p for n, p in heads.named_parameters()})
         return [ParamGroup(params)]
+
+    def prepare(self, delta: Delta, passes: Passes) -> None:
+        """Look at the first batches, before the first step; a resumed run does not come here.
+
+        Args:
+            delta: the edits, attached.
+            passes: give gradients; what they leave in ``grad`` is dropped afterwards.
+
+        """
 
     def check(self, family: str) -> None:
         """Refuse a family on which the method has no meaning, with the reason.

@@ -19,7 +19,7 @@ from .. import spec
 from ..backbones.anatomy import Anatomy
 from ..edits import Delta, Edit, Entries, Tokens, Weight
 from ..errors import ConfigError, IncompatibleError, unknown
-from .base import Criterion, Method, Output, ParamGroup
+from .base import Criterion, Method, Output, ParamGroup, Passes
 
 TASK = "task"
 
@@ -187,6 +187,11 @@ class Combo(Method):
         own = self._scoring()
         return self.parts[own[0]].scores(output) if own else output.logits
 
+    def prepare(self, delta: Delta, passes: Passes) -> None:
+        """Let each part look at data, over its own edits."""
+        for name, part in self.parts.items():
+            part.prepare(delta if len(self.parts) == 1 else _own(delta, name), passes)
+
     def param_groups(self, delta: Delta, heads: nn.Module) -> list[ParamGroup]:
         """Return the groups of every part over its own edits, and one of all else."""
         if len(self.parts) == 1:
@@ -194,9 +199,8 @@ class Combo(Method):
         groups: list[ParamGroup] = []
         rest = dict(delta.edits.items())
         for name, part in self.parts.items():
-            lead, own = f"{name}/", Delta()
-            for full in [n for n in rest if n.startswith(lead)]:
-                own.edits[full.removeprefix(lead)] = rest.pop(full)
+            lead, own = f"{name}/", _own(delta, name)
+            rest = {n: e for n, e in rest.items() if not n.startswith(lead)}
             for group in part.param_groups(own, nn.ModuleDict()):
                 named = {_renamed(n, lead): p for n, p in group.params.items()}
                 groups.append(replace(group, params=named))
@@ -205,6 +209,15 @@ class Combo(Method):
         }
         others |= {f"heads.{n}": p for n, p in heads.named_parameters()}
         return [g for g in [*groups, ParamGroup(others)] if g.params]
+
+
+def _own(delta: Delta, name: str) -> Delta:
+    """Return a view of the edits of one part, under the names that the part gave them."""
+    own, lead = Delta(), f"{name}/"
+    for full, edit in delta.edits.items():
+        if full.startswith(lead):
+            own.edits[full.removeprefix(lead)] = edit
+    return own
 
 
 def _renamed(name: str, lead: str) -> str:

@@ -21,7 +21,7 @@ from ..backbones.anatomy import Anatomy
 from ..edits import Delta, Edit, Tokens
 from ..errors import ConfigError
 from .adapter import Adapter
-from .base import Criterion, Method, Output, ParamGroup
+from .base import Criterion, Method, Output, ParamGroup, Passes
 from .checks import at_least, fraction
 
 GIST = "gist"
@@ -136,6 +136,10 @@ class Gist(Method):
             return output.extra[GIST]
         both = [F.log_softmax(x.float(), -1) for x in (output.logits, output.extra[GIST])]
         return torch.logaddexp(*both) - math.log(2)  # finite where a probability underflows
+
+    def prepare(self, delta: Delta, passes: Passes) -> None:
+        """Let the host look at data, with the loss of both."""
+        self.inner.prepare(delta, passes)
 
     def param_groups(self, delta: Delta, heads: nn.Module) -> list[ParamGroup]:
         """Return the host's groups, with the tokens apart where they are not decayed."""

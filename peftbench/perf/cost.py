@@ -22,6 +22,7 @@ from ..edits import (
     AddedBias,
     Dora,
     Edit,
+    Entries,
     Factored,
     InputOp,
     InputScale,
@@ -128,6 +129,8 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
                 if site is edit.site or site.module is edit.site.module:
                     lead = "" if kind == "attn" else "cross_"
                     return [TensorRef(block.linears[f"{lead}v"].module, "output")]
+    if isinstance(edit, Entries):
+        return [TensorRef(edit.owner[0], "output")]
     if isinstance(edit, Weight):
         module = edit.owners[0][0]
         leaf = not any(True for _ in module.children()) and not isinstance(module, nn.Embedding)
@@ -227,6 +230,8 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
             for module, _ in edit.owners
             if id(module) in shapes.rows and edit.value.dim() > 1
         )
+    if isinstance(edit, Entries) and edit.tensor.dim() > 1:  # the dense gradient, of which k remain
+        return 2 * shapes.rows[id(edit.owner[0])] * edit.tensor.numel()
     return 0  # element-wise, or counted per stack (tokens)
 
 
@@ -266,10 +271,11 @@ def necessary_flops(
 
     classes = model.heads["main"].out_features if model.heads else None
     backbone = model.release()
-    try:
+    try:  # what the method trains inside the network must not train in the twin
         twin_base = Backbone(backbone.name, twin(backbone.model), backbone.source)
+        device = next(twin_base.model.parameters()).device
+        probe = Adapted(twin_base, Probes(plan), classes).to(device).train()  # type: ignore[arg-type]
+        floor = counted_flops(lambda: run(probe))
     finally:
         model.delta.attach()
-    device = next(twin_base.model.parameters()).device
-    probe = Adapted(twin_base, Probes(plan), classes).to(device).train()  # type: ignore[arg-type]
-    return counted_flops(lambda: run(probe)) + own
+    return floor + own

@@ -5,6 +5,7 @@ Shape legend: B batch, D width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..backbones import Anatomy, Backbone
 from ..edits import Delta, Edit, TensorRef
 from ..edits.sites import Handles, cast
 from ..errors import ConfigError, IncompatibleError, unknown
-from ..methods import Method, Output
+from ..methods import Method, Output, Passes
 from ..spec import TARGET, build
 from ..train.model import Adapted, new_head
 from .subjects import Pair, Subject, twin
@@ -109,6 +110,20 @@ class Row:
     peer: str | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, repr=False)
 
+    def prepare(self, subject: Subject) -> None:
+        """Let the method look at the subject's batch, where it wants to."""
+        if not isinstance(self.model, Peer):
+            weight = next(self.model.base.parameters())
+            inputs, labels = subject.inputs(weight.device, weight.dtype)
+
+            def run(batch: int, part: int) -> None:
+                low = weight.dtype if weight.dtype != torch.float32 else None
+                with torch.autocast(weight.device.type, low, enabled=low is not None):
+                    loss = self.losses(inputs, labels)
+                loss.backward()
+
+            self.model.prepare(Passes(run))
+
     def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return the mean loss of a batch, terms of the method added up."""
         output = self.model(inputs)
@@ -182,8 +197,16 @@ def make_rows(
     device = next(backbone.model.parameters()).device
 
     def adapt(name: str, method: Method, **options: Any) -> Row:
-        own = Backbone(backbone.name, twin(backbone.model), backbone.source)
-        return Row(name, Adapted(own, method, subject.classes).to(device).train(), **options)
+        network = twin(backbone.model)
+        model = Adapted(Backbone(backbone.name, network, backbone.source), method, subject.classes)
+        if any(edit.gathered() for edit in model.delta):  # it writes into its network
+            model.release()
+            network = copy.deepcopy(backbone.model)
+            own = Backbone(backbone.name, network, backbone.source)
+            model = Adapted(own, method, subject.classes)
+        row = Row(name, model.to(device).train(), **options)
+        row.prepare(subject)
+        return row
 
     yield adapt(FORWARD, Floor(), trains=False)
     yield adapt(FLOOR, Floor())

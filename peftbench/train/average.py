@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,11 +18,17 @@ class Average:
     Args:
         params: trained tensors by name; they stay the ones that train.
         decay: per optimiser step.
+        changed: called after values were exchanged, to bring the network up to date.
 
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], decay: float) -> None:
-        self.params = dict(params)
+    def __init__(
+        self,
+        params: Mapping[str, nn.Parameter],
+        decay: float,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.params, self._changed = dict(params), changed
         self.tensors = {name: p.detach().clone() for name, p in params.items()}
         self._update = get_ema_multi_avg_fn(decay)
 
@@ -30,6 +36,12 @@ class Average:
     def update(self) -> None:
         """Take in the values after a step."""
         self._update(list(self.tensors.values()), [p.detach() for p in self.params.values()], 1)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Start again from the values of now."""
+        for name, parameter in self.params.items():
+            self.tensors[name].copy_(parameter)
 
     def named(self) -> dict[str, Tensor]:
         """Return the averages under the names by which a state stores them."""
@@ -54,6 +66,7 @@ class Average:
         """Make the averages the values, at the end of training."""
         for name, parameter in self.params.items():
             parameter.copy_(self.tensors[name])
+        self._changed()
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -61,3 +74,4 @@ class Average:
             value = parameter.detach().clone()
             parameter.copy_(self.tensors[name])
             self.tensors[name].copy_(value)
+        self._changed()

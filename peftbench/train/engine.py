@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError
 from .config import Trainer
+from .model import Adapted
 
 RESET = Path("/proc/self/clear_refs")
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -113,3 +117,35 @@ def sum_over_processes(values: Sequence[Tensor], accelerator: Accelerator) -> Te
     total = accelerator.reduce(stacked, reduction="sum")
     assert isinstance(total, Tensor)
     return total
+
+
+def wrapped(
+    model: Adapted, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[nn.Module, Any]:
+    """Return model and optimiser as they are called in training, over one or several processes.
+
+    Tensors whose gradient a hook takes (:meth:`Edit.gathered`) are left out of the automatic sum;
+    :func:`sum_gathered` does theirs.
+    """
+    apart = {id(t) for edit in model.delta for pair in edit.gathered() for t in pair}
+    if accelerator.num_processes == 1 or not apart:
+        return accelerator.prepare(model, optimizer)
+    apart |= {id(b) for edit in model.delta if edit.gathered() for b in edit.buffers()}
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    names = [name for name, tensor in named if id(tensor) in apart]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    others = any(p.requires_grad and id(p) not in apart for p in model.parameters())
+    runner = accelerator.prepare_model(model, evaluation_mode=not others)
+    return runner, accelerator.prepare_optimizer(optimizer)
+
+
+def sum_gathered(model: Adapted, accelerator: Accelerator) -> None:
+    """Average over processes the gradients that hooks took, as the wrapper does the others."""
+    if accelerator.num_processes == 1:
+        return
+    for edit in model.delta:
+        for parameter, _ in edit.gathered():
+            if parameter.grad is not None:
+                total = accelerator.reduce(parameter.grad, reduction="mean")
+                assert isinstance(total, Tensor)
+                parameter.grad = total

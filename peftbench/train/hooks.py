@@ -44,7 +44,10 @@ class Hooks:
 
 @dataclass
 class FitReport:
-    """What a fit cost. Steps done before a resume are counted; their times are carried over."""
+    """What a fit cost. Steps done before a resume are counted; their times are carried over.
+
+    Samples that a method looked at before the first step, and the seconds of it, are counted too.
+    """
 
     steps: int = 0
     samples: int = 0

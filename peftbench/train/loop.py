@@ -28,7 +28,7 @@ from ..tasks.batch import Batch, Split
 from . import state as states
 from .average import AVERAGE, Average
 from .config import Trainer
-from .engine import any_process, sum_over_processes
+from .engine import any_process, sum_gathered, sum_over_processes, wrapped
 from .evaluate import Evaluation, evaluate
 from .features import FeatureCache, cacheable
 from .feed import Feed, batches, kept, needed, resolve_workers
@@ -36,6 +36,7 @@ from .flops import count_sample
 from .hooks import FitReport, Hooks, Interrupted
 from .model import Adapted
 from .optim import Schedule, make_optimizer
+from .start import prepare
 
 
 class Fitter:
@@ -109,7 +110,9 @@ class Fitter:
         model.backbone.anatomy.set_drop_path(cfg.drop_path)
         model.checkpointing(cfg.checkpointing)
         self.params = model.trainable()
-        self.average = Average(self.params, cfg.ema) if cfg.ema is not None else None
+        self.average = (
+            Average(self.params, cfg.ema, model.delta.sync) if cfg.ema is not None else None
+        )
         self.names = {id(p): n for n, p in self.params.items()}
         groups = model.method.param_groups(model.delta, model.heads)
         _check_groups(groups, self.params)
@@ -118,7 +121,7 @@ class Fitter:
         if cfg.compile:
             torch.compiler.reset()  # graphs of earlier fits count against torch's limit
             model.compile(fullgraph=True)
-        self.runner, self.stepper = self.accelerator.prepare(model, self.optimizer)
+        self.runner, self.stepper = wrapped(model, self.optimizer, self.accelerator)
 
     def resume(self, state: states.State) -> None:
         """Continue from a saved state of this phase."""
@@ -158,6 +161,8 @@ class Fitter:
 
         """
         self.model.train()
+        if self.step == 0:
+            prepare(self)
         if self.report.sample_flops == 0:
             self.report.sample_flops, self.report.feature_flops = count_sample(self)
         self.feed.plan(self._plan())
@@ -218,10 +223,11 @@ class Fitter:
         for a, part in enumerate(self._parts(len(rows_R))):
             more = a + 1 < self.cfg.accumulate
             with self.accelerator.no_sync(self.runner) if more else nullcontext():
-                for name, value in self._part(epoch, rows_R, part).items():
+                for name, value in self.part(self.step, rows_R, part).items():
                     sums[name] = sums[name] + value if name in sums else value
         if self.step == 0:
             check_gradients(self.params)
+        sum_gathered(self.model, self.accelerator)
         totals = sum_over_processes(list(sums.values()), self.accelerator)
         terms = dict(zip(sums, totals.tolist(), strict=True))
         terms["loss"] = sum(terms.values())
@@ -269,13 +275,14 @@ class Fitter:
             for part in self._parts(len(rows_R)):
                 yield epoch, needed(*self._loads(rows_R, part))
 
-    def _part(self, epoch: int, rows_R: Tensor, part_b: Tensor) -> dict[str, Tensor]:
-        """Run one part forward and backward; return its share of each loss term of the batch."""
+    def part(self, step: int, rows_R: Tensor, part_b: Tensor) -> dict[str, Tensor]:
+        """Run one part of a step's batch forward and backward; return its share of each term."""
         # fewer rows than processes: compute one that counts for nothing
         weight = 1.0 if len(part_b) else 0.0
         start = int(part_b[0]) if len(part_b) else 0
-        batch = self.feed.batch(epoch, self.step, *self._loads(rows_R, part_b))
-        with noise.rows(self.seed, self.step + self.phase * 2**32, start, len(rows_R)):
+        epoch = step // self.steps_per_epoch
+        batch = self.feed.batch(epoch, step, *self._loads(rows_R, part_b))
+        with noise.rows(self.seed, step + self.phase * 2**32, start, len(rows_R)):
             terms = self.losses(batch)
             shares = {n: weight * t.float().sum() / len(rows_R) for n, t in terms.items()}
             total = torch.stack(list(shares.values())).sum()

@@ -16,7 +16,7 @@ from ..backbones.backbone import Backbone
 from ..edits.noise import stream_seed
 from ..edits.sites import Handles, wrap_forward
 from ..errors import ConfigError, IncompatibleError
-from ..methods.base import Method, Output
+from ..methods.base import Method, Output, Passes
 
 MAIN = "main"
 HOLDER = "_peftbench_delta"  # on an adapted network: the delta, in a tuple so that it is no part
@@ -139,10 +139,32 @@ class Adapted(nn.Module):
                     f"tensor '{name}' is {tuple(tensors[name].shape)} in the stored adapter and "
                     f"{tuple(mine[name].shape)} here"
                 )
+        self.delta.lift()
         with torch.no_grad():
             for name, tensor in tensors.items():
                 mine[name].copy_(tensor)
         self.delta.sync()
+
+    def prepare(self, passes: Passes) -> None:
+        """Let the method look at the first batches, before the first step; gradients are dropped.
+
+        Args:
+            passes: forward and backward over training batches; in training mode, as a step is.
+
+        Raises:
+            NoGradientError: a tensor whose gradient is looked at got none.
+            NonFiniteError: such a gradient is not finite.
+
+        """
+        try:
+            for edit in self.delta:
+                edit.preparing = True
+            self.method.prepare(self.delta, passes)
+        finally:
+            for edit in self.delta:
+                edit.preparing = False
+            for parameter in self.trainable().values():
+                parameter.grad = None
 
     def counts(self) -> dict[str, int]:
         """Return numbers of trainable (method), head and all parameters."""

@@ -20,7 +20,7 @@ def make_optimizer(groups: Sequence[ParamGroup], cfg: Trainer) -> torch.optim.Op
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for parameter in group.params.values():
-            matrix = parameter.dim() > 1 or cfg.decay == "all"
+            matrix = parameter.dim() > 1 or group.matrices or cfg.decay == "all"
             (decayed if matrix else plain).append(parameter)
         for params, decay in ((decayed, cfg.weight_decay * group.weight_decay), (plain, 0.0)):
             if params:

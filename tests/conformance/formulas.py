@@ -130,6 +130,14 @@ def ssf(s):
     return 2 * (linear_outputs(s) + s.norms * s.d + (s.d if s.patch else 0))
 
 
+def sift(s, rate=0.008):
+    """floor(rate n) + 1 entries of every weight and bias of attention (arXiv 2312.11875)."""
+    rows = [s.h + 2 * s.k] if s.fused else [s.h, s.k, s.k]
+    shapes = [*((r, s.d) for r in rows), (s.d, s.h)]
+    weights = sum(int(rate * o * i) + 1 for o, i in shapes)
+    return s.attentions * (weights + s.biased * sum(int(rate * o) + 1 for o, _ in shapes))
+
+
 def fact_tiles(s):
     """D x D tiles of all weights; a narrower layer is one tile."""
     return s.attentions * 4 + s.blocks * (3 if s.gates else 2) * (s.f // s.d)
@@ -211,6 +219,7 @@ FORMULAS = {
     "adapter_plus": lambda s: s.blocks * (bottleneck(s, 8) + s.d),
     "combo": combo,
     "lst": side,
+    "sift": sift,
     "mam": mam,
     "noah_all": noah,
     "adaptformer": lambda s: s.blocks * bottleneck(s, 8),

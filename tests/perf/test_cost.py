@@ -48,12 +48,14 @@ def test_flops_are_floor_plus_what_the_parameters_must_cost(small, name, method)
         assert name.startswith("llama") and method in ("convpass", "gist", "linear")
         return
     clock = Clock(subject, CPU, torch.float32)
+    Row(method, model).prepare(subject)
     found = clock.flops(Row(method, model))
     must = necessary_flops(
         model, lambda m: clock.one_pass(Row("", m)), lambda m: clock.forward(Row("", m))
     )
     assert found == pytest.approx(must, rel=0.02)
     assert model.delta.attached
+    model.release()  # other tests read the same weights
 
 
 def test_own_cost_is_counted_from_shapes(small):
@@ -62,7 +64,9 @@ def test_own_cost_is_counted_from_shapes(small):
 
     def own(settings):
         model = adapted(subject, backbone, settings)
-        return own_flops(model, lambda: clock.forward(Row("", model)))
+        found = own_flops(model, lambda: clock.forward(Row("", model)))
+        model.release()
+        return found
 
     rows = 4 * 17  # batch x (16 patches + class token); width 64, 2 blocks
     assert own(METHODS["lora"]) == 2 * 2 * 6 * rows * 8 * (64 + 64)
@@ -70,6 +74,7 @@ def test_own_cost_is_counted_from_shapes(small):
     assert own(METHODS["ia3"]) == own(METHODS["ssf"]) == own(METHODS["bitfit"]) == 0
     layers = 2 * (12 * 64 * 64) * 2 * rows + 4 * 16 * (3 * 8 * 8 * 64) * 2
     assert own(METHODS["full"]) == layers
+    assert own(METHODS["sift"]) == 2 * (4 * 64 * 64) * 2 * rows  # dense gradients of qkv and o
     assert own(METHODS["vpt_shallow"]) == 2 * (
         4 * 4 * 10 * 12 * 64 * 64 + 12 * 4 * 64 * (27**2 - 17**2)
     )
@@ -138,3 +143,6 @@ def test_rows_name_every_method_of_the_folder(small):
     left_out = [r.partition(":")[0] for r in rows if isinstance(r, str)]
     assert left_out == ["convpass", "gist", "linear"]
     assert names.count(FLOOR) == 1
+    (sift,) = (r for r in rows if isinstance(r, Row) and r.name == "sift")
+    assert all(edit.chosen for edit in sift.model.delta)
+    assert not any(p.requires_grad for p in backbone.model.parameters())

@@ -21,10 +21,14 @@ def free_port() -> str:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "method"), [("accelerate", "gist"), ("torchrun", "gist"), ("torchrun", "linear")]
+    ("launcher", "method"),
+    [("accelerate", "gist"), ("torchrun", "gist"), ("torchrun", "linear"), ("torchrun", "sift")],
 )
 def test_two_processes_equal_one(launcher: str, method: str, tmp_path: Path) -> None:
-    """Linear probing too: its cached features must not pass by the sum over processes."""
+    """Linear probing too: its cached features must not pass by the sum over processes.
+
+    And SIFT: all processes choose the same entries, and add up gradients that a hook took.
+    """
     words = (*WORDS, f"method={method}")
     train(*words, f"output={tmp_path / 'one'}")
     folder = Path(sys.executable).parent
@@ -49,5 +53,5 @@ def test_two_processes_equal_one(launcher: str, method: str, tmp_path: Path) -> 
     assert result(two)["environment"]["device"] == "cpu x2"
     assert result(two)["metrics"]["test"] == pytest.approx(result(one)["metrics"]["test"])
     a, b = adapter(one), adapter(two)
-    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-6
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < (1e-5 if method == "sift" else 1e-6)
     assert done.stdout.count("accuracy test") == 1, "only one process prints the table"
