@@ -12,6 +12,7 @@ from ..errors import IncompatibleError
 from ..files import sha256_tensors
 from . import bert, llama, t5, timm_vit
 from .anatomy import Anatomy
+from .codec import Codec
 from .preprocess import Preprocess
 
 FAMILIES = (timm_vit, bert, t5, llama)
@@ -40,6 +41,7 @@ class Backbone:
         model: the network; no parameter requires a gradient.
         source: where the weights came from, in words.
         preprocess: for images; None for text.
+        codec: for text; None for images, and for networks without a tokenizer.
         spec: settings that load it again.
 
     """
@@ -48,6 +50,7 @@ class Backbone:
     model: nn.Module
     source: str
     preprocess: Preprocess | None = None
+    codec: Codec | None = None
     spec: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

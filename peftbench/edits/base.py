@@ -56,6 +56,7 @@ class Delta(nn.Module):
         edits: edits by name, in the order in which they attach.
         taps: tensors that edits hand out of the network during a forward pass.
         context: tensors that edits read during a forward pass, such as context ids per token.
+        terms: loss terms that edits hand out during a forward pass, (B,) each.
 
     """
 
@@ -76,6 +77,7 @@ class Delta(nn.Module):
                 )
         self.taps: dict[str, Tensor] = {}
         self.context: dict[str, Tensor] = {}
+        self.terms: dict[str, Tensor] = {}
         self._handles = Handles()
         self._attached = False
 
@@ -110,6 +112,7 @@ class Delta(nn.Module):
         self._handles.remove()
         self.taps.clear()
         self.context.clear()
+        self.terms.clear()
         self._attached = False
 
     def sync(self) -> None:

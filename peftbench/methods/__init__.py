@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .base import Method, Output, ParamGroup, Passes
+from .base import Method, Output, ParamGroup, Passes, Stage
 
 __path__.extend(
     str(Path(folder) / "methods")
@@ -11,4 +11,4 @@ __path__.extend(
     if folder
 )
 
-__all__ = ["Method", "Output", "ParamGroup", "Passes"]
+__all__ = ["Method", "Output", "ParamGroup", "Passes", "Stage"]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,31 @@ class Output:
     Attributes:
         logits: (B, C), or (B, T, V) from a language-model head.
         extra: logits read from other tokens, by name, (B, C) each.
+        terms: loss terms that edits handed out during the pass, by name, (B,) each.
 
     """
 
     logits: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run that has to be finished before a method can start: one source task of a transfer.
+
+    Attributes:
+        name: of the source.
+        method: what is trained on it.
+        data: settings of its data; built by whoever runs the stage.
+        trainer: settings of its training; None: those of the run itself.
+
+    """
+
+    name: str
+    method: Method
+    data: Any
+    trainer: Any = None
 
 
 @dataclass
@@ -80,6 +101,28 @@ class Method:
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the runs that must be finished first, in the order of their index in the method."""
+        return ()
+
+    def staged(self, adapters: Mapping[str, Path]) -> Method:
+        """Return the method with the results of its stages.
+
+        Args:
+            adapters: adapter folder of every stage by name.
+
+        """
+        return self
+
+    def on_task(self, description: tuple[int, ...]) -> Method:
+        """Return the method as it is on one task.
+
+        Args:
+            description: token ids of the task's description, end token included.
+
+        """
+        return self
 
     def edits(self, anatomy: Anatomy, generator: torch.Generator) -> list[Edit]:
         """Return what is added to the network, and where. Pure construction.

@@ -87,19 +87,21 @@ class Adapted(nn.Module):
             return Output(self._head(MAIN, features_BD))
         anatomy, delta = self.backbone.anatomy, self.delta
         delta.taps.clear()
+        delta.terms.clear()
         delta.context.clear()
         if context:
             delta.context.update(context)
         if MAIN not in self.heads:
             assert anatomy.logits is not None
-            return Output(anatomy.logits(self.base, inputs))
+            logits_BTV = anatomy.logits(self.base, inputs)
+            return Output(logits_BTV, terms=dict(delta.terms))
         pooled_BD = anatomy.features(self.base, inputs)
         extra: dict[str, Tensor] = {}
         for name, kind in self.method.readouts().items():
             if name in delta.taps:
                 token_BD = anatomy.read_token(self.base, delta.taps.pop(name))
                 extra[name] = self._head(name if kind == "separate" else MAIN, token_BD)
-        return Output(self._head(MAIN, pooled_BD), extra)
+        return Output(self._head(MAIN, pooled_BD), extra, dict(delta.terms))
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return pooled features (B, D)."""
