@@ -125,10 +125,10 @@ def on_val(
 
     """
 
-    def predict(batch: Batch) -> Output:
-        output = model(prepared(model, batch))
+    def score(batch: Batch, rows: Tensor) -> Tensor:
+        output: Output = model(prepared(model, batch))
         see(batch, output)
-        return output
+        return model.method.scores(output)
 
     def feed(split: Split, chunks: Sequence[Tensor]) -> Iterable[Batch]:
         workers = resolve_workers(opened.settings.trainer.workers)
@@ -136,7 +136,7 @@ def on_val(
 
     size = opened.settings.trainer.eval_batch_size
     with torch.no_grad():
-        return evaluate(model, predict, task, task.split("val"), size, accelerator, feed)
+        return evaluate(model, score, task, task.split("val"), size, accelerator, feed)
 
 
 def prepared(model: Adapted, batch: Batch) -> dict[str, Tensor]:

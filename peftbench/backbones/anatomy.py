@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,6 +97,8 @@ class Anatomy:
         features: (model, inputs) -> pooled features (B, D) that a classifier head reads.
         read_token: (model, (B, D) output of one token after the last norm) -> what the head reads.
         logits: (model, inputs) -> language-model logits (B, T, V); None if it has no such head.
+        write: (model, inputs, config) -> ids (B, G) that the network writes after its inputs; None
+            if it has no such head.
         generating: modules that language-model logits use and pooled features do not.
         unused: identities of modules that this view of the network leaves out.
 
@@ -111,6 +114,7 @@ class Anatomy:
     patch_numbers: int | None = None
     patch_grid: tuple[int, int] | None = None
     logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
+    write: Callable[[nn.Module, Mapping[str, Tensor], Any], Tensor] | None = None
     generating: tuple[nn.Module, ...] = ()
     unused: frozenset[int] = frozenset()
 
@@ -133,6 +137,7 @@ class Anatomy:
             stacks=tuple(s for s in self.stacks if id(s.blocks[0].module) not in unused),
             channels=tuple(c for c in self.channels if id(c.module) not in unused),
             logits=None,
+            write=None,
             unused=unused,
         )
 

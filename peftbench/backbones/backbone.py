@@ -41,8 +41,8 @@ class Backbone:
         model: the network; no parameter requires a gradient.
         source: where the weights came from, in words.
         preprocess: for images; None for text.
-        codec: for text; None for images, and for networks without a tokenizer.
         spec: settings that load it again.
+        codec: for text; None for images, and for networks without a tokenizer.
 
     """
 
@@ -50,8 +50,8 @@ class Backbone:
     model: nn.Module
     source: str
     preprocess: Preprocess | None = None
-    codec: Codec | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+    codec: Codec | None = None
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False)

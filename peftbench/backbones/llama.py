@@ -54,6 +54,7 @@ def anatomy(model: Any) -> Anatomy:
         features=features,
         read_token=read_token,
         logits=logits if hasattr(model, "lm_head") else None,
+        write=write if hasattr(model, "lm_head") else None,
         generating=(model.lm_head,) if hasattr(model, "lm_head") else (),
     )
 
@@ -75,8 +76,26 @@ def read_token(model: Any, token_BD: Tensor) -> Tensor:
 
 
 def logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return next-token logits (B, T, V)."""
-    return model(**inputs, use_cache=False).logits
+    """Return next-token logits (B, T, V).
+
+    Args:
+        model: the network.
+        inputs: ids and mask; with ``keep`` (B, R), the same places in every row, logits are those
+            of these places alone, (B, R, V).
+
+    """
+    rest = {name: tensor for name, tensor in inputs.items() if name != "keep"}
+    keep = inputs["keep"][0] if "keep" in inputs else 0
+    return model(**rest, use_cache=False, logits_to_keep=keep).logits
+
+
+def write(model: Any, inputs: Mapping[str, Tensor], config: Any) -> Tensor:
+    """Return the ids (B, G) that the decoder writes after its inputs, which end together."""
+    ids_BT = inputs["input_ids"]
+    written: Tensor = model.generate(
+        input_ids=ids_BT, attention_mask=inputs["attention_mask"], generation_config=config
+    )
+    return written[:, ids_BT.shape[1] :]
 
 
 def _block(index: int, layer: Any, width: int, paths: dict[int, str]) -> Block:

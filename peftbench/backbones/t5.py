@@ -37,6 +37,7 @@ def anatomy(model: Any) -> Anatomy:
         features=features,
         read_token=read_token,
         logits=logits if hasattr(model, "lm_head") else None,
+        write=write if hasattr(model, "lm_head") else None,
         generating=tuple(getattr(model, n) for n in ("decoder", "lm_head") if hasattr(model, n)),
     )
 
@@ -60,6 +61,12 @@ def read_token(model: Any, token_BD: Tensor) -> Tensor:
 def logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return decoder logits (B, T, V) for ``decoder_input_ids``."""
     return model(**inputs, use_cache=False).logits
+
+
+def write(model: Any, inputs: Mapping[str, Tensor], config: Any) -> Tensor:
+    """Return the ids (B, G) that the decoder writes, without the one that it starts from."""
+    written: Tensor = model.generate(**inputs, generation_config=config)
+    return written[:, 1:]
 
 
 def _stack(name: str, stack: Any, paths: dict[int, str]) -> Stack:

@@ -103,7 +103,7 @@ class Method:
     refused: ClassVar[Mapping[str, str]] = {}
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the runs that must be finished first, in the order of their index in the method."""
+        """Return the runs that must be finished first, in the method's own order."""
         return ()
 
     def staged(self, adapters: Mapping[str, Path]) -> Method:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..errors import ConfigError, IncompatibleError, NonFiniteError
+from ..methods.base import Method
+from ..tasks.base import Task
 from ..tasks.batch import Split
 from ..tasks.interval import wilson
 from ..train import state as states
@@ -100,6 +102,14 @@ def check_pair(settings: Settings) -> None:
     settings.method.check(backbone.family)
 
 
+def method_on(method: Method, task: Any, backbone: Backbone) -> Method:
+    """Return the method as it is on a task: told what the task is in the network's own ids."""
+    description = getattr(task, "description", "")
+    if backbone.codec is None or not description:
+        return method
+    return method.on_task(tuple(backbone.codec.ids([description], special=True)[0]))
+
+
 class _Execution:
     """The course of one run."""
 
@@ -109,11 +119,13 @@ class _Execution:
         self.protocol: Protocol = settings.protocol
         self.accelerator: Accelerator = make_accelerator(settings.trainer)
         reset_peak_memory(self.accelerator.device)
-        self.task = settings.data.load()
-        for text in self.task.manifest.get("deviations", ()):
-            warn(f"task '{self.task.name}' is not the published one: {text}")
+        loaded = settings.data.load()
+        for text in loaded.manifest.get("deviations", ()):
+            warn(f"task '{loaded.name}' is not the published one: {text}")
         self.backbone = resident_backbone(settings)
         self.base_sha256 = self.backbone.sha256
+        self.task: Task = loaded.bind(self.backbone)
+        self.method = method_on(settings.method, loaded, self.backbone)
         self.log = MetricsLog(run_dir.metrics) if is_main() else None
         self.tracker = trackers.make(settings.tracker)
         self.phases = phases(self.protocol)
@@ -161,7 +173,7 @@ class _Execution:
 
     def _fit(self, number: int, state: states.State | None) -> Adapted:
         settings, phase = self.settings, self.phases[number]
-        model = Adapted(self.backbone, settings.method, len(self.task.labels), settings.seed)
+        model = Adapted(self.backbone, self.method, self.task.head, settings.seed)
         parts = [self.task.split(name) for name in phase.fit]
         split = parts[0] if len(parts) == 1 else Split.concat("+".join(phase.fit), parts)
         fitter = Fitter(
@@ -230,8 +242,12 @@ class _Execution:
         if self.protocol.select == "last":
             return
         value = scored.metrics[self.task.primary]
-        if value > self.found.get("best", {}).get("value", float("-inf")):
+        sign = 1 if self.task.higher_is_better else -1
+        best = self.found.get("best", {}).get("value")
+        if best is None or sign * value > sign * best:
             self.found["best"] = {"value": value, "epoch": epoch, "metrics": scored.metrics}
+            if name == "test":
+                self.found["best"]["interval"] = self.found["interval"]
             self.best.clear()
             self.best.update({f"best.{n}": t for n, t in fitter.stored().items()})
 
@@ -247,6 +263,10 @@ class _Execution:
                     "outputs are not finite; a smaller trainer.lr or precision=fp32 may help"
                 )
         self.found["eval_s"] += scored.seconds
+        if name == "test":
+            value = scored.metrics[self.task.primary]
+            interval = self.task.interval(scored.scores_NC, self.task.split(name), value)
+            self.found["interval"] = vars(interval)
         return scored
 
     def _close_phase(self, fitter: Fitter, report: FitReport, phase: Phase, number: int) -> None:
@@ -260,6 +280,7 @@ class _Execution:
             self.found["stop_epoch"] = best["epoch"] + 1
             metrics[f"{phase.watch}_last_epoch"] = metrics[phase.watch]
             metrics[phase.watch] = best["metrics"]
+            self.found["interval"] = best.get("interval", self.found.get("interval"))
         if number + 1 == len(self.phases) and phase.watch != "test":
             scored = self._score(fitter, "test")
             self._log(report.steps, fitter.cfg.epochs, "test", scored.metrics)
@@ -271,9 +292,8 @@ class _Execution:
         counts = model.counts()
         size = 0
         if is_main():
-            size = save_adapter(
-                self.run_dir.adapter, model, self.base_sha256, task.labels, task.name
-            )
+            labels = task.labels if task.head is not None else None
+            size = save_adapter(self.run_dir.adapter, model, self.base_sha256, labels, task.name)
         model.release()
         metrics = self.found["metrics"]
         value = metrics["test"][task.primary]
@@ -285,8 +305,9 @@ class _Execution:
             for name, m in metrics.items()
             if "accuracy" in m
         }
-        if task.primary not in intervals.get("test", {}):
-            raise ConfigError(f"task '{task.name}': no interval is known for '{task.primary}'")
+        own = self.found["interval"]
+        bounds = [own["low"], own["high"]]
+        intervals.setdefault("test", {})[task.primary] = bounds
         return {
             "schema_version": SCHEMA,
             "run_id": self.run_dir.run_id,
@@ -306,8 +327,9 @@ class _Execution:
                 "name": task.primary,
                 "value": value,
                 "split": "test",
-                "ci95": intervals["test"][task.primary],
-                "interval": "Wilson, binomial, one seed",
+                "ci95": bounds,
+                "interval": own["kind"],
+                "higher_is_better": task.higher_is_better,
                 "selection": self._selection()["rule"],
             },
             "params": counts,

@@ -9,13 +9,18 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ClosedSplitError, unknown
 from .batch import Split
+from .interval import wilson
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
 
 SPLITS = ("train", "val", "test")
 
@@ -24,6 +29,22 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest's canonical JSON (keys sorted, no spaces)."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a figure may lie, 95%.
+
+    Attributes:
+        low: lower bound.
+        high: upper bound.
+        kind: how it was found, in words.
+
+    """
+
+    low: float
+    high: float
+    kind: str
 
 
 class DataSpec(ABC):
@@ -67,6 +88,9 @@ class Task(ABC):
 
     kind: str
     primary: str
+    higher_is_better = True
+    longest_written = 0
+    """Tokens that a sample's answer may have; 0: nothing is written to score the task."""
 
     def __init__(
         self,
@@ -116,6 +140,35 @@ class Task(ABC):
     def open_test(self) -> None:
         """Open the test split; each call counts as one reading in ``test_reads``."""
         self.test_reads += 1
+
+    @property
+    def head(self) -> int | None:
+        """Outputs of the classifier head; None: the network's own language-model head is used."""
+        return len(self.labels)
+
+    @property
+    def columns(self) -> int:
+        """K, the numbers that scoring keeps of a sample."""
+        return len(self.labels)
+
+    def bind(self, backbone: Backbone) -> Task:
+        """Return the task as a network reads it."""
+        return self
+
+    def measure(self, outcomes: Tensor, split: Split) -> dict[str, float]:
+        """Return named metrics of a whole split.
+
+        Args:
+            outcomes: (N, K) what scoring kept: the network's outputs.
+            split: the samples, in the same order.
+
+        """
+        return self.metrics(outcomes, split.labels.cpu())
+
+    def interval(self, outcomes: Tensor, split: Split, value: float) -> Interval:
+        """Return the 95% interval of the primary metric: Wilson's, of a share of N."""
+        low, high = wilson(round(value * len(split)), len(split))
+        return Interval(low, high, "Wilson, binomial, one seed")
 
     @abstractmethod
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from .encoded import Encoded
 from .images import Images, Joined
 
 Device = torch.device | str | int
@@ -19,14 +21,18 @@ class Batch:
 
     Attributes:
         inputs: raw tensors by name, first dimension B, for example ``{"image": uint8 (B,3,H,W)}``.
-        labels: (B,) int64 class indices.
+        labels: (B,) int64 class indices or fp32 values; (B, T) token targets of texts that are
+            written.
         ids: (B,) int64 sample ids, unique in the task over all splits.
+        weights: (B,) what each sample counts in the mean loss, 1 on average over the whole batch
+            that it is part of; None: all alike.
 
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     ids: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,12 +40,14 @@ class Batch:
     def to(self, device: Device) -> Batch:
         """Return the batch with every tensor on ``device``."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.labels.to(device), self.ids.to(device))
+        weights = self.weights.to(device) if self.weights is not None else None
+        return Batch(inputs, self.labels.to(device), self.ids.to(device), weights)
 
     def select(self, index: Tensor | slice) -> Batch:
         """Return the samples that ``index`` picks, in its order."""
         inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.labels[index], self.ids[index])
+        weights = self.weights[index] if self.weights is not None else None
+        return Batch(inputs, self.labels[index], self.ids[index], weights)
 
 
 @dataclass
@@ -48,14 +56,15 @@ class Split:
 
     Attributes:
         name: ``"train"``, ``"val"``, ``"test"`` or a name for a union of these.
-        inputs: raw tensors by name, first dimension N, or N :class:`Images`.
-        labels: (N,) int64 class indices.
+        inputs: raw tensors by name, first dimension N, or N :class:`Images`, or N texts as
+            :class:`Encoded` ids.
+        labels: (N,) int64 class indices or fp32 values.
         ids: (N,) int64 sample ids, unique in the task over all splits.
 
     """
 
     name: str
-    inputs: dict[str, Tensor | Images]
+    inputs: dict[str, Tensor | Images | Encoded]
     labels: Tensor
     ids: Tensor
 
@@ -73,6 +82,11 @@ class Split:
         """Whether everything lies in memory as tensors."""
         return not any(isinstance(value, Images) for value in self.inputs.values())
 
+    @property
+    def encoded(self) -> Encoded | None:
+        """The texts, where the split holds any."""
+        return next((v for v in self.inputs.values() if isinstance(v, Encoded)), None)
+
     def take(self, index: Tensor) -> Batch:
         """Return the samples at ``index``, (B,) int64 positions in this split, as a batch.
 
@@ -80,14 +94,19 @@ class Split:
             ValueError: the images are not decoded; ``train.feed`` loads those.
 
         """
+        encoded = self.encoded
+        if encoded is not None:
+            inputs, targets = encoded.take(index.cpu())
+            at = index.to(self.labels.device)
+            return Batch(inputs, self.labels[at] if targets is None else targets, self.ids[at])
         index = index.to(self.labels.device)
         inputs = {name: _tensor(name, value)[index] for name, value in self.inputs.items()}
         return Batch(inputs, self.labels[index], self.ids[index])
 
     def to(self, device: Device) -> Split:
-        """Return the split with every tensor on ``device``; images that are files stay files."""
+        """Return the split with every tensor on ``device``; files and texts stay where they are."""
         inputs = {
-            name: value if isinstance(value, Images) else value.to(device)
+            name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.inputs.items()
         }
         return Split(self.name, inputs, self.labels.to(device), self.ids.to(device))
@@ -114,15 +133,18 @@ class Split:
         return Split(name, inputs, torch.cat([split.labels for split in splits]), ids)
 
 
-def _tensor(name: str, value: Tensor | Images) -> Tensor:
-    if isinstance(value, Images):
+def _tensor(name: str, value: Tensor | Images | Encoded) -> Tensor:
+    if not isinstance(value, Tensor):
         raise ValueError(f"input '{name}' is not decoded yet")
     return value
 
 
-def _join(key: str, values: Sequence[Tensor | Images]) -> Tensor | Images:
+def _join(key: str, values: Sequence[Tensor | Images | Encoded]) -> Tensor | Images | Encoded:
+    texts = [v for v in values if isinstance(v, Encoded)]
+    if texts:
+        return reduce(lambda first, second: first.joined(second), texts)
     images = [v for v in values if isinstance(v, Images)]
-    tensors = [v for v in values if not isinstance(v, Images)]
+    tensors = [v for v in values if isinstance(v, Tensor)]
     if images and tensors:
         raise ValueError(f"input '{key}' is decoded in one split and not in another")
     return Joined(tuple(images)) if images else torch.cat(tensors)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from .base import SPLITS, DataSpec, manifest_digest
+from .base import SPLITS, DataSpec, Task, manifest_digest
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
 
 Kind = Literal["classification", "regression", "answers"]
 Form = Literal["auto", "classification", "text_to_text"]
@@ -113,6 +116,12 @@ class TextTask:
         if len(self.words) != len(self.labels):
             raise ValueError(f"task '{self.name}': a word is needed for every class")
         self.manifest_sha256 = manifest_digest(self.manifest)
+
+    def bind(self, backbone: Backbone) -> Task:
+        """Return the task as a network reads it; see :func:`peftbench.tasks.bind.bind`."""
+        from .bind import bind
+
+        return bind(self, backbone)
 
 
 class TextSpec(DataSpec):

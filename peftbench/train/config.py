@@ -22,6 +22,8 @@ class Trainer:
         batch_size: samples per optimiser step over all processes.
         accumulate: a batch is computed in so many parts per process.
         eval_batch_size: samples at a time when nothing is kept for a backward pass.
+        length_window: so many batches of texts are drawn together and cut by length; 0: batches
+            are drawn one by one, whatever the lengths.
         drop_last: drop the last, smaller batch of an epoch.
         optimizer: adamw or sgd.
         lr: peak learning rate.
@@ -60,6 +62,7 @@ class Trainer:
     batch_size: int = 32
     accumulate: int = 1
     eval_batch_size: int = 128
+    length_window: int = 8
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 5e-3
@@ -106,7 +109,7 @@ class Trainer:
             raise ConfigError(f"trainer.max_steps: {self.max_steps} must be at least 1, or null")
         for name in (
             *("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr"),
-            *("momentum", "save_every_s"),
+            *("momentum", "save_every_s", "length_window"),
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"trainer.{name}: {getattr(self, name)} must not be negative")

@@ -16,9 +16,11 @@ from torch import Tensor
 from ..methods.base import Output
 from ..tasks.base import Task
 from ..tasks.batch import Batch, Split
+from ..tasks.written import Written
 from .model import Adapted
 
-Predict = Callable[[Batch], Output]
+Score = Callable[[Batch, Tensor], Tensor]
+"""(a batch on the device, its rows in the split) -> (B, K) what scoring keeps, fp32."""
 Feeding = Callable[[Split, Sequence[Tensor]], Iterable[Batch]]
 
 
@@ -29,12 +31,12 @@ def take(split: Split, chunks: Sequence[Tensor]) -> Iterable[Batch]:
 
 @dataclass
 class Evaluation:
-    """Scores of a split in the split's own order.
+    """Outcomes of a split in the split's own order.
 
     Attributes:
         split: its name.
-        scores_NC: fp32 on the CPU.
-        labels_N: int64.
+        scores_NC: fp32 on the CPU: the network's outputs, or what else the task keeps of a sample.
+        labels_N: int64, or fp32 values.
         metrics: name -> value.
         seconds: wall time.
 
@@ -50,18 +52,18 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: Adapted,
-    predict: Predict,
+    score: Score,
     task: Task,
     split: Split,
     batch_size: int,
     accelerator: Accelerator,
     feed: Feeding = take,
 ) -> Evaluation:
-    """Score a split with dropout off.
+    """Score a split with dropout off. Texts of like length are scored together.
 
     Args:
         model: put in eval mode for the time of the call.
-        predict: a batch on the device -> output.
+        score: what is kept of a batch on the device.
         task: gives the metrics.
         split: what is scored.
         batch_size: samples at a time in each process; the result does not depend on it.
@@ -73,25 +75,60 @@ def evaluate(
     was_training = model.training
     model.eval()
     world, rank = accelerator.num_processes, accelerator.process_index
-    total = len(split)
+    total, encoded = len(split), split.encoded
+    order = torch.arange(total)
+    if encoded is not None:
+        order = encoded.lengths.argsort(stable=True, descending=True)
     share = -(-total // world)
-    mine = torch.arange(min(rank * share, total), min((rank + 1) * share, total))
+    mine = order[rank::world]
     parts = []
     chunks = list(mine.split(batch_size)) if len(mine) else []
-    for batch in feed(split, chunks):
+    for rows, batch in zip(chunks, feed(split, chunks), strict=True):
         with accelerator.autocast():
-            output = predict(batch.to(accelerator.device))
-        parts.append(model.method.scores(output).float())
-    classes = len(task.labels)
-    scores_NC = torch.cat(parts) if parts else torch.zeros(0, classes, device=accelerator.device)
+            parts.append(score(batch.to(accelerator.device), rows).float())
+    width = task.columns
+    found = torch.cat(parts) if parts else torch.zeros(0, width, device=accelerator.device)
+    scores_NC = torch.empty(total, width)
     if world > 1:
-        padded = torch.full((share, classes), float("nan"), device=accelerator.device)
-        padded[: len(mine)] = scores_NC
+        padded = torch.full((share, width), float("nan"), device=accelerator.device)
+        padded[: len(mine)] = found
         gathered = accelerator.gather(padded)
         assert isinstance(gathered, Tensor)
-        scores_NC = gathered[:total]
+        found = gathered.view(world, share, width).transpose(0, 1).reshape(-1, width)[:total]
+    scores_NC[order] = found.cpu()
     model.train(was_training)
-    scores_NC = scores_NC.cpu()
-    metrics = task.metrics(scores_NC, split.labels.cpu())
+    metrics = task.measure(scores_NC, split)
     seconds = time.perf_counter() - start
     return Evaluation(split.name, scores_NC, split.labels.cpu(), metrics, seconds)
+
+
+def outcome(
+    model: Adapted,
+    task: Task,
+    forward: Callable[[Batch], Output],
+    split: Split,
+    batch: Batch,
+    rows: Tensor,
+) -> Tensor:
+    """Return what scoring keeps of a batch, (B, K): the scores, or a loss and a written answer.
+
+    Args:
+        model: in eval mode.
+        task: says what it is scored by.
+        forward: a batch on the device -> output.
+        split: that the batch was taken from.
+        batch: on the device.
+        rows: (B,) its places in the split.
+
+    """
+    output = forward(batch)
+    if not isinstance(task, Written):
+        return model.method.scores(output)
+    encoded = split.encoded
+    written = None
+    if task.longest_written and encoded is not None:
+        device = batch.ids.device
+        prompts = {n: t.to(device) for n, t in encoded.prompts(rows.cpu()).items()}
+        codec = task.codec
+        written = model.write(prompts, codec.end, codec.pad, task.longest_written)
+    return task.outcome(output.logits, batch.labels, written)

@@ -20,6 +20,7 @@ from ..backbones.preprocess import Preprocess
 from ..edits.noise import stream_seed
 from ..errors import ConfigError, PeftbenchError
 from ..tasks.batch import Batch, Split
+from ..tasks.encoded import Encoded
 from ..tasks.images import Images, PixelImages
 from .augment import Augment, drawing, erase, mix, picture_transform
 
@@ -143,7 +144,7 @@ def kept(split: Split, preprocess: Preprocess | None, workers: int) -> Split:
         rows = range(len(split))
         chunks = [[(0, row) for row in rows[at : at + CHUNK]] for at in rows[::CHUNK]]
         pixels = torch.cat(list(loaded(Pictures(images, split.ids, preprocess), chunks, workers)))
-    elif images.shape[-2:] == (size, size):
+    elif not isinstance(images, Tensor) or images.shape[-2:] == (size, size):
         return split
     else:
         pixels = torch.cat([preprocess.resized(part) for part in images.split(CHUNK)])
@@ -262,6 +263,7 @@ class Feed:
             return None
         assert self.preprocess is not None
         value = self.split.inputs[IMAGE]
+        assert not isinstance(value, Encoded)
         images = value if isinstance(value, Images) else PixelImages(value.cpu())
         augment = self.augment if self.augment.per_image else None
         return Pictures(images, self.split.ids.cpu(), self.preprocess, augment, self.seed)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,13 +30,14 @@ from . import state as states
 from .average import AVERAGE, Average
 from .config import Trainer
 from .engine import any_process, sum_gathered, sum_over_processes, wrapped
-from .evaluate import Evaluation, evaluate
+from .evaluate import Evaluation, evaluate, outcome
 from .features import FeatureCache, cacheable
 from .feed import Feed, batches, kept, needed, resolve_workers
 from .flops import count_sample
 from .hooks import FitReport, Hooks, Interrupted
 from .model import Adapted
 from .optim import Schedule, make_optimizer
+from .order import Order
 from .start import prepare
 
 
@@ -94,12 +96,13 @@ class Fitter:
             split,
             preprocess,
             cfg.augment,
-            len(task.labels),
+            task.head or 0,
             seed,
             accelerator.device,
             self.workers,
         )
         self.split = self.feed.split
+        self.order = Order(split, cfg, seed)
         unchanging = cfg.cache_features and not self.feed.random and cacheable(model)
         self.cache = FeatureCache() if unchanging else None
         self._saved_at = time.monotonic()
@@ -209,9 +212,7 @@ class Fitter:
 
     def batch_index(self, epoch: int, place: int) -> Tensor:
         """Return the rows (R,) of the split that make the global batch ``place`` of ``epoch``."""
-        generator = torch.Generator().manual_seed(noise.stream_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(self.split), generator=generator)
-        return order[place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size]
+        return self.order.batch(epoch, place)
 
     def _train_step(self, epoch: int, place: int) -> dict[str, float]:
         lr = self.schedule.set(self.step)
@@ -282,6 +283,7 @@ class Fitter:
         start = int(part_b[0]) if len(part_b) else 0
         epoch = step // self.steps_per_epoch
         batch = self.feed.batch(epoch, step, *self._loads(rows_R, part_b))
+        batch.weights = self.order.weights(rows_R, part_b, batch)
         with noise.rows(self.seed, step + self.phase * 2**32, start, len(rows_R)):
             terms = self.losses(batch)
             shares = {n: weight * t.float().sum() / len(rows_R) for n, t in terms.items()}
@@ -296,7 +298,8 @@ class Fitter:
 
             def criterion(logits: Tensor) -> Tensor:
                 smoothing = self.cfg.label_smoothing
-                return self.task.per_sample_loss(logits.float(), batch.labels, smoothing)
+                loss_B = self.task.per_sample_loss(logits.float(), batch.labels, smoothing)
+                return loss_B if batch.weights is None else loss_B * batch.weights
 
             return self.model.method.losses(output, criterion)
 
@@ -321,10 +324,11 @@ class Fitter:
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is now, or with its average where one is kept."""
+        score = partial(outcome, self.model, self.task, self.forward, split)
         with self.average.shown() if self.average is not None else nullcontext():
             return evaluate(
                 self.model,
-                self.forward,
+                score,
                 self.task,
                 self._kept(split),
                 self.cfg.eval_batch_size,

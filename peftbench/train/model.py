@@ -103,6 +103,36 @@ class Adapted(nn.Module):
                 extra[name] = self._head(name if kind == "separate" else MAIN, token_BD)
         return Output(self._head(MAIN, pooled_BD), extra, dict(delta.terms))
 
+    @torch.no_grad()
+    def write(
+        self, inputs: Mapping[str, Tensor], end: int, pad: int, longest: int, **how: Any
+    ) -> Tensor:
+        """Return what the network writes after its inputs, ids (B, G) with G <= longest.
+
+        Args:
+            inputs: ids and mask; prompts of a decoder end together.
+            end: id that ends an answer.
+            pad: id that fills up the answers that end first.
+            longest: tokens of an answer.
+            how: further settings of transformers' ``GenerationConfig``; greedy by default.
+
+        """
+        from transformers import GenerationConfig
+
+        anatomy = self.backbone.anatomy
+        if anatomy.write is None:
+            raise IncompatibleError(f"{self.backbone.name} has no language-model head to write by")
+        for held in (self.delta.taps, self.delta.terms, self.delta.context):
+            held.clear()
+        settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, **how}
+        start = getattr(getattr(self.base, "config", None), "decoder_start_token_id", None)
+        if start is not None:
+            settings["decoder_start_token_id"] = start
+        config = GenerationConfig(
+            max_new_tokens=longest, eos_token_id=end, pad_token_id=pad, **settings
+        )
+        return anatomy.write(self.base, inputs, config)
+
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return pooled features (B, D)."""
         return self.backbone.anatomy.features(self.base, inputs)

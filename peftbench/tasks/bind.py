@@ -1,0 +1,141 @@
+"""From a text task in words to ids for one network.
+
+An encoder classifies segments with a head of its own. An encoder-decoder or a decoder reads the
+source and writes the target with its language-model head; ``data.form=classification`` gives it a
+classifier head in place of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IncompatibleError
+from .base import Task
+from .batch import Split
+from .encoded import Continued, Encoded, Ragged, Segments, Transduced
+from .labelled import TextClasses, TextValues
+from .text import Passages, TextTask
+from .written import Written
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..backbones.codec import Codec
+
+ANSWER = "\nAnswer:"
+"""What stands between a source and what a decoder writes, where the source is no prompt itself."""
+
+
+def bind(task: TextTask, backbone: Backbone) -> Task:
+    """Return the task as the network reads it.
+
+    Raises:
+        IncompatibleError: the network has no tokenizer, or cannot do what the task asks for.
+
+    """
+    codec = backbone.codec
+    if codec is None:
+        raise IncompatibleError(
+            f"backbone '{backbone.name}' has no tokenizer, and a text needs one"
+        )
+    if form_of(task, codec) == "text_to_text":
+        return _written(task, backbone, codec)
+    return _headed(task, codec)
+
+
+def form_of(task: TextTask, codec: Codec) -> str:
+    """Return whether the network classifies or writes.
+
+    Raises:
+        IncompatibleError: it cannot do what ``data.form`` says.
+
+    """
+    writes = codec.layout != "encoder"
+    form = task.form if task.form != "auto" else "text_to_text" if writes else "classification"
+    if form == "text_to_text" and not writes:
+        raise IncompatibleError(
+            "data.form: text_to_text needs a network that writes (T5, LLaMA), and this one reads"
+        )
+    if form == "classification" and task.kind == "answers":
+        raise IncompatibleError(
+            f"task '{task.name}' wants answers in words: it needs a network that writes (T5, LLaMA)"
+        )
+    return form
+
+
+def _headed(task: TextTask, codec: Codec) -> Task:
+    def text(part: Passages) -> Encoded:
+        reads_pairs = codec.layout == "encoder" and len(part.segments) > 0
+        texts = part.segments if reads_pairs else [(source,) for source in part.sources]
+        ids, types = codec.segments(texts, task.longest_source)
+        kinds = Ragged.of(types) if types is not None else None
+        return Segments(Ragged.of(ids), kinds, codec.pad)
+
+    splits = _splits(task.splits, text)
+    make: Any = TextClasses if task.kind == "classification" else TextValues
+    made: Task = make(task.name, task.labels, splits, task.manifest, task.metrics)
+    return made
+
+
+def _written(task: TextTask, backbone: Backbone, codec: Codec) -> Task:
+    if codec.layout == "seq2seq":
+        start = int(backbone.model.config.decoder_start_token_id)  # type: ignore[union-attr, arg-type]
+
+        def text(part: Passages) -> Encoded:
+            sources = codec.ids(part.sources, special=True)
+            targets = codec.ids(part.targets, special=True)
+            return Transduced(
+                Ragged.of([_cut(ids, task.longest_source) for ids in sources]),
+                Ragged.of([_cut(ids, task.longest_target) for ids in targets]),
+                codec.pad,
+                start,
+            )
+    else:
+
+        def text(part: Passages) -> Encoded:
+            return continued(task, codec, part)
+
+    return Written(task, codec, _splits(task.splits, text))
+
+
+def continued(task: TextTask, codec: Codec, part: Passages) -> Continued:
+    """Return prompts and responses for a decoder.
+
+    A prompt that is too long loses tokens of its source, never what stands around it.
+    """
+    prompts, targets = rendered(task, codec, part)
+    before = codec.ids(prompts, special=True)
+    whole = codec.ids([p + t for p, t in zip(prompts, targets, strict=True)], special=True)
+    limit, end = task.longest_source, codec.end
+    responses = []
+    for row, (ids, full) in enumerate(zip(before, whole, strict=True)):
+        own = full[len(ids) :] if full[: len(ids)] == ids else codec.ids([targets[row]])[0]
+        responses.append([*own[: task.longest_target - 1], end])
+    tail = len(codec.ids([ANSWER])[0])
+    return Continued(
+        Ragged.of([_shortened(ids, limit, tail) for ids in before]), Ragged.of(responses), codec.pad
+    )
+
+
+def rendered(task: TextTask, codec: Codec, part: Passages) -> tuple[list[str], list[str]]:
+    """Return prompts and what shall follow them, in words."""
+    return [source + ANSWER for source in part.sources], [f" {t}" for t in part.targets]
+
+
+def _splits(parts: Mapping[str, Passages], text: Any) -> dict[str, Split]:
+    return {
+        name: Split(name, {"text": text(part)}, part.labels, part.ids)
+        for name, part in parts.items()
+    }
+
+
+def _cut(ids: Sequence[int], longest: int) -> list[int]:
+    """Cut a text that ends with an end token."""
+    return list(ids) if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+
+
+def _shortened(ids: Sequence[int], longest: int, tail: int) -> list[int]:
+    """Cut a prompt in front of its last ``tail`` tokens."""
+    if len(ids) <= longest:
+        return list(ids)
+    return [*ids[: longest - tail], *ids[len(ids) - tail :]]
