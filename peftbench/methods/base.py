@@ -45,6 +45,7 @@ class Stage:
         method: what is trained on it.
         data: settings of its data; built by whoever runs the stage.
         trainer: settings of its training; None: those of the run itself.
+        seed: of its random streams; the same for every run that starts from it.
 
     """
 
@@ -52,6 +53,7 @@ class Stage:
     method: Method
     data: Any
     trainer: Any = None
+    seed: int = 0
 
 
 @dataclass

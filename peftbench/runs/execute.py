@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -31,11 +29,12 @@ from ..train import state as states
 from ..train.artefact import save_adapter
 from ..train.engine import device_name, make_accelerator, peak_memory, reset_peak_memory
 from ..train.evaluate import Evaluation
-from ..train.hooks import FitReport, Hooks, Interrupted
+from ..train.hooks import FitReport, Hooks
 from ..train.loop import Fitter
 from ..train.model import Adapted
 from . import trackers
 from .environment import environment
+from .flagged import flagged
 from .process import is_main, warn
 from .progress import Progress
 from .settings import Protocol, Settings
@@ -61,15 +60,22 @@ def phases(protocol: Protocol) -> list[Phase]:
     return [first, Phase("final", ("train", "val"), None)] if protocol.final_fit else [first]
 
 
-def execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
+def execute(
+    settings: Settings, run_dir: RunDir, sources: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Train, evaluate and store one run; return the content of ``result.json``.
+
+    Args:
+        settings: of the run.
+        run_dir: where it lies.
+        sources: adapter folders of the runs that the method starts from.
 
     Raises:
         Interrupted: the run was told to stop; its state is written.
 
     """
     try:
-        return _Execution(settings, run_dir).result()
+        return _Execution(settings, run_dir, sources or {}).result()
     except BaseException:
         _resident.clear()  # its edits may still be in the network, which the next run would share
         raise
@@ -113,7 +119,7 @@ def method_on(method: Method, task: Any, backbone: Backbone) -> Method:
 class _Execution:
     """The course of one run."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, sources: Mapping[str, Path]) -> None:
         self.settings, self.run_dir = settings, run_dir
         check_pair(settings)
         self.protocol: Protocol = settings.protocol
@@ -125,7 +131,7 @@ class _Execution:
         self.backbone = resident_backbone(settings)
         self.base_sha256 = self.backbone.sha256
         self.task: Task = loaded.bind(self.backbone)
-        self.method = method_on(settings.method, loaded, self.backbone)
+        self.method = method_on(settings.method.staged(sources), loaded, self.backbone)
         self.log = MetricsLog(run_dir.metrics) if is_main() else None
         self.tracker = trackers.make(settings.tracker)
         self.phases = phases(self.protocol)
@@ -142,7 +148,7 @@ class _Execution:
         summary: dict[str, Any] = {}
         self.tracker.start(self.run_dir.run_id, self.settings.plain, self.run_dir.path)
         try:
-            with _flagged(self.stop):
+            with flagged(self.stop):
                 for number in range(first, len(self.phases)):
                     model = self._fit(number, state if number == first else None)
                     if number + 1 < len(self.phases):
@@ -372,36 +378,3 @@ class _Execution:
 
 def _best_of(state: states.State) -> dict[str, Tensor]:
     return {k: v for k, v in state.tensors.items() if k.startswith("best.")}
-
-
-@contextmanager
-def _flagged(stop: threading.Event) -> Iterator[None]:
-    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that is seen after every step.
-
-    After a Ctrl-C the run ends as one that was interrupted from the keyboard, with its state
-    written; a second Ctrl-C ends it at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    keyboard: list[int] = []
-
-    def raise_flag(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if keyboard:
-                raise KeyboardInterrupt
-            keyboard.append(number)
-        stop.set()
-
-    kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {kind: signal.signal(kind, raise_flag) for kind in kinds}
-    try:
-        yield
-    except Interrupted as stopped:
-        if keyboard:
-            raise KeyboardInterrupt from stopped
-        raise
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

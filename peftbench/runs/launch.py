@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from . import trackers
 from .identity import run_id
 from .process import INTERRUPTED, TERMINATED, describe, is_main, say
 from .settings import Settings
+from .stages import run_stages, stage_settings
 from .store import Ledger, RunDir, State, find_finished
 from .table import show_result
 
@@ -39,12 +40,15 @@ def launch(settings: Settings) -> int:
 def run_dir_of(settings: Settings) -> RunDir:
     """Return the directory of the run that the settings define; nothing is written.
 
-    A local weight file counts by its content, wherever it lies and however its path is spelled.
+    A local weight file counts by its content, wherever it lies and however its path is spelled;
+    runs that this one starts from count by their own identities.
     """
     plain = dict(settings.plain)
     weights = Path(str(plain["backbone"].get("weights") or "")).expanduser()
     if weights.is_file():
         plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{sha256_file(weights)}"}
+    if stages := stage_settings(settings):
+        plain["stages"] = {name: run_dir_of(stage).run_id for name, stage in stages.items()}
     identity = run_id(plain, settings.data.manifest_sha256)
     return RunDir(Path(settings.output) / settings.study / identity)
 
@@ -62,12 +66,13 @@ def run_one(settings: Settings) -> dict[str, Any]:
     run_dir = run_dir_of(settings)
     result = find_finished(run_dir)
     if result is None:
+        sources = run_stages(settings)
         distrusted = run_dir.result.exists()
         with run_dir.lock() if is_main() else nullcontext():
             if not distrusted:  # another process may have finished it before we held it
                 result = find_finished(run_dir)
             if result is None:
-                result = _execute(settings, run_dir)
+                result = _execute(settings, run_dir, sources)
                 show_result(result, run_dir.path)
                 return result
     if is_main():
@@ -77,7 +82,7 @@ def run_one(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
+def _execute(settings: Settings, run_dir: RunDir, sources: Mapping[str, Path]) -> dict[str, Any]:
     """Execute a run that this process holds, and note how it ends."""
     resumed = run_dir.can_resume()
     _note(settings, run_dir, "resumed" if resumed else "started")
@@ -89,7 +94,7 @@ def _execute(settings: Settings, run_dir: RunDir) -> dict[str, Any]:
         with _terminable():
             from .execute import execute
 
-            result = dict(execute(settings, run_dir))
+            result = dict(execute(settings, run_dir, sources))
         if is_main():
             run_dir.finish(result)
     except SystemExit as error:

@@ -14,6 +14,8 @@ from rich.table import Table
 from .process import is_main
 
 WIDTH = 80
+UNSCALED = ("loss", "perplexity")
+"""Metrics that are no shares of one."""
 REASON = 160  # characters of an error in a table
 
 
@@ -59,10 +61,12 @@ def _scores(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if value is None:
             continue
         bounds = interval_of(result, split, name)
-        note = f"95% interval {percent(bounds[0])} to {percent(bounds[1])}" if bounds else ""
+        note = ""
+        if bounds:
+            note = f"95% interval {figure(name, bounds[0])} to {figure(name, bounds[1])}"
         if split == "test" and result["protocol"] == "paper":
             note += "; best epoch, chosen on test"
-        rows.append((f"{name} {split}", f"{percent(value)} %", note))
+        rows.append((f"{name} {split}", with_unit(name, value), note))
     return rows
 
 
@@ -129,8 +133,9 @@ def show_suite(summary: Mapping[str, Any], path: Path, file: IO[str] | None = No
         if "value" in line:
             low, high = line["ci95"]
             note = "; not the published data" if line.get("deviations") else ""
-            value = f"{percent(line['value'])} %"
-            table.add_row(name, value, f"{percent(low)} to {percent(high)}{note}")
+            own = line["name"]
+            bounds = f"{figure(own, low)} to {figure(own, high)}{note}"
+            table.add_row(name, with_unit(own, line["value"]), bounds)
         else:
             table.add_row(name, "missing", _short(line.get("error", "")))
     table.add_section()
@@ -163,6 +168,16 @@ def _short(error: str) -> str:
 
 def _mean(value: float | None) -> str:
     return "missing" if value is None else f"{percent(value)} %"
+
+
+def figure(name: str, value: float) -> str:
+    """Write a metric: a share (or a correlation) in percent, a loss as it is."""
+    return f"{value:.3f}" if name in UNSCALED else percent(value)
+
+
+def with_unit(name: str, value: float) -> str:
+    """Write a metric with its unit."""
+    return figure(name, value) if name in UNSCALED else f"{percent(value)} %"
 
 
 def percent(share: float) -> str:
