@@ -51,7 +51,10 @@ def convert(members: Path, made: Path) -> dict[str, Tensor]:
         write_json(made / "tokenizer_config.json", special)
         write_text(made / "chat_template.jinja", told["tokenizer.chat_template"])
         _tokenizer(told).save(str(made / "tokenizer.json"))
-        heads = {"q": told["llama.attention.head_count"], "k": told["llama.attention.head_count_kv"]}
+        heads = {
+            "q": told["llama.attention.head_count"],
+            "k": told["llama.attention.head_count_kv"],
+        }
     except KeyError as error:
         raise CorruptAssetError(f"smollm2_135m: {FILE} does not tell {error}") from None
     return dict(_tensor(t, heads) for t in reader.tensors)

@@ -94,6 +94,7 @@ class TextTask:
         longest_target: limit in tokens of what is written.
         manifest: what the data is, with the checksum of every split.
         form: how a network is used that can both classify and write.
+        written: so many samples at the beginning of a split are answered to score it; None: all.
 
     """
 
@@ -108,6 +109,7 @@ class TextTask:
     longest_target: int
     manifest: Mapping[str, Any]
     form: Form = "auto"
+    written: int | None = None
     manifest_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:

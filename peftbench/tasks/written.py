@@ -91,22 +91,26 @@ class Written(Task):
             label_smoothing=label_smoothing,
         ).view(labels.shape)
 
-    def outcome(self, logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:
+    def outcome(self, logits: Tensor, labels: Tensor, written: Tensor) -> Tensor:
         """Return (B, K) numbers: summed loss, number of target tokens, ids of the answer.
 
         Args:
             logits: (B, T, V) of the targets.
             labels: (B, T) the targets.
-            written: (B, G') ids, G' <= G; None where nothing is written.
+            written: (B, G') ids, G' <= G; -1 where nothing is written.
 
         """
         losses = self.token_loss(logits, labels).sum(1)
         tokens = (labels != IGNORED).sum(1)
         out = torch.full((len(labels), self.columns), ABSENT, device=logits.device)
         out[:, 0], out[:, 1] = losses, tokens
-        if written is not None:
-            out[:, 2 : 2 + written.shape[1]] = written.float()
+        out[:, 2 : 2 + written.shape[1]] = written.float()
         return out
+
+    def answered(self, rows: Tensor) -> Tensor:
+        """Return which of some rows of a split are answered to score it, (B,) bool."""
+        limit = self.task.written
+        return rows < limit if limit is not None else torch.ones_like(rows, dtype=torch.bool)
 
     def answers(self, outcomes: Tensor) -> list[str]:
         """Return what was written, without special tokens and space at the ends."""
@@ -128,7 +132,7 @@ class Written(Task):
         found = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.longest_written:
             measures = self._measures(outcomes, split)
-            rows = np.arange(len(split))
+            rows = np.arange(self._count(split))
             found |= {name: of(rows) for name, of in measures.items()}
         wanted = dict.fromkeys((*self.names, "loss"))
         return {name: found[name] for name in wanted}
@@ -144,16 +148,22 @@ class Written(Task):
 
             low, high = bootstrap(mean, len(split))
         elif METRICS[self.primary].binomial:
-            low, high = wilson(round(value * len(split)), len(split))
+            count = self._count(split)
+            low, high = wilson(round(value * count), count)
             return Interval(low, high, "Wilson, binomial, one seed")
         else:
-            low, high = bootstrap(self._measures(outcomes, split)[self.primary], len(split))
+            low, high = bootstrap(self._measures(outcomes, split)[self.primary], self._count(split))
         return Interval(low, high, "bootstrap over samples, one seed")
+
+    def _count(self, split: Split) -> int:
+        """Return how many samples of a split are answered: its first ones."""
+        return int(self.answered(torch.arange(len(split))).sum())
 
     def _measures(self, outcomes: Tensor, split: Split) -> dict[str, Callable[[np.ndarray], float]]:
         """Return functions of rows of the split, one per metric of what was written."""
-        answers = self.answers(outcomes)
-        places = [self._row[i] for i in split.ids.tolist()]
+        count = self._count(split)
+        answers = self.answers(outcomes[:count])
+        places = [self._row[i] for i in split.ids.tolist()[:count]]
         found: dict[str, Callable[[np.ndarray], float]] = {}
         for name in self.names:
             if name in FIGURES:

@@ -24,6 +24,8 @@ class Trainer:
         eval_batch_size: samples at a time when nothing is kept for a backward pass.
         length_window: so many batches of texts are drawn together and cut by length; 0: batches
             are drawn one by one, whatever the lengths.
+        packing: texts that a decoder learns to write are put together into rows of so many tokens,
+            without attention from one to another; a sample is then a row. None: one text a row.
         drop_last: drop the last, smaller batch of an epoch.
         optimizer: adamw or sgd.
         lr: peak learning rate.
@@ -63,6 +65,7 @@ class Trainer:
     accumulate: int = 1
     eval_batch_size: int = 128
     length_window: int = 8
+    packing: int | None = None
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 5e-3
@@ -119,6 +122,8 @@ class Trainer:
             raise ConfigError(f"trainer.label_smoothing: {self.label_smoothing} not in [0, 1)")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"trainer.drop_path: {self.drop_path} not in [0, 1)")
+        if self.packing is not None and self.packing < 1:
+            raise ConfigError(f"trainer.packing: {self.packing} must be at least 1, or null")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"trainer.ema: {self.ema} not in (0, 1), or null")
         if self.workers is not None and self.workers < 0:

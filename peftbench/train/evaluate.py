@@ -124,11 +124,19 @@ def outcome(
     output = forward(batch)
     if not isinstance(task, Written):
         return model.method.scores(output)
-    encoded = split.encoded
-    written = None
-    if task.longest_written and encoded is not None:
-        device = batch.ids.device
-        prompts = {n: t.to(device) for n, t in encoded.prompts(rows.cpu()).items()}
-        codec = task.codec
-        written = model.write(prompts, codec.end, codec.pad, task.longest_written)
-    return task.outcome(output.logits, batch.labels, written)
+    return task.outcome(output.logits, batch.labels, _written(model, task, split, batch, rows))
+
+
+def _written(model: Adapted, task: Written, split: Split, batch: Batch, rows: Tensor) -> Tensor:
+    """Return the answers to those rows that are answered, ids (B, G'), -1 elsewhere."""
+    rows, device = rows.cpu(), batch.ids.device
+    asked = task.answered(rows)
+    if not task.longest_written or not asked.any():
+        return torch.zeros(len(rows), 0, device=device)
+    encoded, codec = split.encoded, task.codec
+    assert encoded is not None
+    prompts = {name: t.to(device) for name, t in encoded.prompts(rows[asked]).items()}
+    found = model.write(prompts, codec.end, codec.pad, task.longest_written)
+    written = torch.full((len(rows), found.shape[1]), -1, device=device)
+    written[asked.to(device)] = found
+    return written

@@ -26,6 +26,7 @@ from ..errors import ConfigError, NoGradientError, NonFiniteError
 from ..methods.base import Output
 from ..tasks.base import Task
 from ..tasks.batch import Batch, Split
+from ..tasks.packed_text import pack
 from . import state as states
 from .average import AVERAGE, Average
 from .config import Trainer
@@ -75,6 +76,8 @@ class Fitter:
         self.preprocess, self.accelerator = preprocess, accelerator
         self.hooks, self.folder, self.phase = hooks or Hooks(), folder, phase
         self.workers = resolve_workers(cfg.workers)
+        if cfg.packing is not None:
+            split = pack(split, cfg.packing, seed)
         whole = len(split) // cfg.batch_size
         rest = 0 if cfg.drop_last else int(len(split) % cfg.batch_size > 0)
         self.steps_per_epoch = whole + rest

@@ -19,11 +19,17 @@ class Lora:
     alpha: float = 16.0
     roles: tuple[str, ...] = ("q", "v")
 
+    def stages(self) -> tuple:
+        return ()
+
 
 @dataclass(frozen=True)
 class Gist:
     inner: Any
     weight: float = 0.5
+
+    def stages(self) -> tuple:
+        return ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def result_of(settings: Any, run_id: str, value: float = 0.9) -> dict[str, Any]:
     }
 
 
-def execute(settings: Any, run_dir: Any) -> dict[str, Any]:
+def execute(settings: Any, run_dir: Any, sources: Any) -> dict[str, Any]:
     """Stand in for training: note the call, do what FAKE_RUN says, return a result."""
     from peftbench.errors import NonFiniteError
 

@@ -5,6 +5,7 @@ import texts
 import tiny
 import torch
 
+from peftbench.errors import ConfigError
 from peftbench.tasks.bind import bind
 from peftbench.train.config import Trainer
 from peftbench.train.engine import make_accelerator
@@ -103,3 +104,56 @@ def test_methods_lower_the_loss(fit, layout, method):
     before = f.evaluate(f.task.split("val")).metrics["loss"]
     f.run()
     assert f.evaluate(f.task.split("val")).metrics["loss"] < before
+
+
+def test_packed_rows_see_their_own_text_alone(fit):
+    data = texts.task()
+    f = fit("decoder", data=data, packing=24)
+    assert len(f.split) < len(data.splits["train"])
+    f.model.eval()
+    rows = torch.arange(len(f.split))
+    packed = f.split.take(rows)
+    with torch.no_grad():
+        row_logits = f.model(packed.inputs).logits
+        alone = f.task.split("train")
+        texts_of = f.split.encoded
+        for row, members in enumerate(texts_of.rows):
+            at = 0
+            for text in members:
+                one = alone.take(torch.tensor([text]))
+                logits = f.model(one.inputs).logits[0]
+                length = int(texts_of.texts.lengths[text]) - 1
+                response = int(texts_of.texts.weights[text])
+                mine = row_logits[row, at + length - response : at + length]
+                torch.testing.assert_close(mine, logits[-response:], rtol=1e-4, atol=1e-5)
+                assert (
+                    packed.labels[row, at + length - response : at + length].tolist()
+                    == one.labels[0, -response:].tolist()
+                )
+                at += length
+    assert sorted(i for row in texts_of.rows for i in row) == list(range(96))
+    f.model.train()
+    f.run()
+    assert f.report.steps > 0
+
+
+def test_what_cannot_be_packed_is_refused(fit):
+    with pytest.raises(ConfigError, match=r"trainer\.packing"):
+        fit("seq2seq", packing=32)
+    with pytest.raises(ConfigError, match=r"trainer\.packing"):
+        fit("encoder", packing=32)
+
+
+def test_only_the_first_samples_are_answered_where_the_task_says_so(fit, monkeypatch):
+    f = fit("decoder", data=texts.task(written=5), eval_batch_size=7)
+    answered = []
+    write = f.model.write
+
+    def counted(inputs, *rest, **how):
+        answered.append(len(inputs["input_ids"]))
+        return write(inputs, *rest, **how)
+
+    monkeypatch.setattr(f.model, "write", counted)
+    found = f.evaluate(f.task.split("val"))
+    assert sum(answered) == 5
+    assert found.metrics["accuracy"] * 5 == round(found.metrics["accuracy"] * 5)
