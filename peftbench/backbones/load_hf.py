@@ -9,6 +9,7 @@ import torch
 
 from ..spec import to_spec
 from .backbone import Backbone
+from .tiny_codec import tiny_codec
 
 
 def _seeded(spec: Any, make: Any) -> Any:
@@ -54,8 +55,10 @@ class TinyBert:
             attention_probs_dropout_prob=self.dropout,
         )
         model = _seeded(self, lambda: model_class(config, add_pooling_layer=False))
-        name = "roberta_tiny_random" if self.roberta else "bert_tiny_random"
-        return Backbone(name, model, "random", spec=to_spec(self))
+        kind = "roberta" if self.roberta else "bert"
+        first = config.pad_token_id + 1 if self.roberta else 0  # RoBERTa counts from behind it
+        codec = tiny_codec(kind, "encoder", self.vocabulary, self.positions - first)
+        return Backbone(f"{kind}_tiny_random", model, "random", codec=codec, spec=to_spec(self))
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class TinyT5:
             decoder_start_token_id=0,
         )
         model = _seeded(self, lambda: T5ForConditionalGeneration(config))
-        return Backbone("t5_tiny_random", model, "random", spec=to_spec(self))
+        codec = tiny_codec("t5", "seq2seq", self.vocabulary, None)
+        return Backbone("t5_tiny_random", model, "random", codec=codec, spec=to_spec(self))
 
 
 @dataclass(frozen=True)
@@ -120,4 +124,5 @@ class TinyLlama:
             max_position_embeddings=128,
         )
         model = _seeded(self, lambda: LlamaForCausalLM(config))
-        return Backbone("llama_tiny_random", model, "random", spec=to_spec(self))
+        codec = tiny_codec("llama", "decoder", self.vocabulary, config.max_position_embeddings)
+        return Backbone("llama_tiny_random", model, "random", codec=codec, spec=to_spec(self))

@@ -39,9 +39,8 @@ class HubText:
             (0.1 in BERT, RoBERTa and T5, 0 in LLaMA).
         quantise: frozen linear weights of 4 (``nf4``, with quantised scales, Dettmers et al.,
             arXiv 2305.14314) or 8 bits through bitsandbytes, on a GPU.
-        shape: numbers of config.json with its ``model_type``. A pretrained checkpoint must have
-            them; ``random`` and ``meta`` are built from them, and ``meta`` then reads nothing from
-            the hub. None: config.json is asked.
+        shape: numbers of config.json with its ``model_type``. The checkpoint is held to them, and
+            ``meta`` is built from them without asking the hub. None: config.json is asked.
         seed: of random weights.
 
     """

@@ -32,6 +32,9 @@ CHOICES = [
 ]
 NEEDS = {  # what has no default
     "backbone=hub_vit": ["backbone.model=hf-hub:owner/name"],
+    "backbone=hub_bert": ["backbone.model=owner/name"],
+    "backbone=hub_t5": ["backbone.model=owner/name"],
+    "backbone=hub_llama": ["backbone.model=owner/name"],
     "data=hub_images": ["data.path=owner/name"],
     "data=image_folder": ["data.root=pictures"],
 }
