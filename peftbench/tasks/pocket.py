@@ -6,8 +6,7 @@ it against the manifest in ``peftbench/tasks/manifests``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,38 +20,20 @@ from torch import Tensor
 
 from .. import assets
 from ..assets import Package
-from ..errors import CorruptAssetError, MissingAssetError, unknown
+from ..errors import unknown
 from ..files import sha256_tensors, write_json, write_tensors
-from . import decoders
+from . import decoders, packed
 from .base import SPLITS, Classification, DataSpec, Task, manifest_digest
 from .batch import Split
 from .cut import SEED, TEST_CAP, Decoded, cut
+from .packed import Source, describe
 
 MANIFESTS = Path(__file__).parent / "manifests"
+SUFFIX = ".safetensors"
 Tensors = dict[str, dict[str, Tensor]]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a task comes from.
-
-    Attributes:
-        title: the data set in words.
-        decode: reads the package's files.
-        package: what to fetch; None where a required library brings the data.
-        automatic: fetched on first use; otherwise only on request.
-        note: what a reader of results must know.
-
-    """
-
-    title: str
-    decode: Callable[[Path | None], Decoded]
-    package: Package | None
-    automatic: bool
-    note: str
-
-
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, Source[Decoded]] = {
     "digits": Source(
         "handwritten digits, 8x8 (scikit-learn)",
         decoders.digits,
@@ -172,40 +153,20 @@ class PocketVision(DataSpec):
 
 
 def read_manifest(task: str) -> dict[str, Any]:
-    """Return the committed manifest of ``task``.
-
-    Raises:
-        MissingAssetError: there is none.
-
-    """
-    path = MANIFESTS / f"{task}.json"
-    if not path.is_file():
-        raise MissingAssetError(
-            f"task '{task}' has no manifest {path.name}; to write it:"
-            f" python scripts/fetch_data.py manifest {task}"
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+    """Return the committed manifest of ``task``; see :func:`packed.read_manifest`."""
+    return packed.read_manifest(task, MANIFESTS)
 
 
 def prepared_path(task: str, manifest: Mapping[str, Any]) -> Path:
     """Return where the decoded task lies; another manifest means another file."""
-    return assets.cache_root() / "data" / f"{task}-{manifest_digest(manifest)[:12]}.safetensors"
+    return packed.prepared_path(task, manifest, SUFFIX)
 
 
 def load(task: str, manifest: Mapping[str, Any]) -> Classification:
     """Return ``task`` from the cache; fetch and decode it first where that happens by itself."""
     path = prepared_path(task, manifest)
     if not path.is_file():
-        source = SOURCES[task]
-        there = source.package is None or source.package.folder.is_dir()
-        if not there and not source.automatic:
-            assert source.package is not None
-            raise MissingAssetError(
-                f"the data of task '{task}' is not on this machine"
-                f" ({source.package.described}, {source.package.megabytes} MB)\n"
-                f"  to get it: {source.package.command}"
-            )
+        packed.obtainable(task, SOURCES[task])
         prepare(task, manifest)
     tensors = _read(task, path)
     verify(task, manifest, tensors)
@@ -230,11 +191,7 @@ def prepare(task: str, manifest: Mapping[str, Any], archive: Path | None = None)
 
 def forget(task: str) -> None:
     """Remove what the cache holds of ``task``: decoded files and the package's members."""
-    for path in (assets.cache_root() / "data").glob(f"{task}-*.safetensors"):
-        path.unlink(missing_ok=True)
-    package = SOURCES[task].package
-    if package is not None:
-        assets.drop(package)
+    packed.forget(task, SOURCES[task], SUFFIX)
 
 
 def build(task: str, archive: Path | None = None) -> tuple[Tensors, dict[str, Any]]:
@@ -282,22 +239,6 @@ def build(task: str, archive: Path | None = None) -> tuple[Tensors, dict[str, An
     return tensors, manifest
 
 
-def describe(source: Source) -> dict[str, str]:
-    """Return package, version, licence and note of a source, for the manifest."""
-    package = source.package
-    if package is None:
-        return {"package": "scikit-learn", "registry": "Python package", "note": source.note}
-    return {
-        "package": package.package,
-        "registry": assets.REGISTRIES[package.client],
-        "version": package.version,
-        "files": ", ".join(package.members),
-        "files_sha256": package.sha256,
-        "licence": package.licence,
-        "note": source.note,
-    }
-
-
 def write_manifest(task: str, archive: Path | None = None) -> Path:
     """Write the manifest of ``task`` from its package; for maintainers."""
     _, manifest = build(task, archive)
@@ -307,23 +248,9 @@ def write_manifest(task: str, archive: Path | None = None) -> Path:
 
 
 def verify(task: str, manifest: Mapping[str, Any], tensors: Tensors) -> None:
-    """Check count and checksum of every split.
-
-    Raises:
-        CorruptAssetError: names the split, both counts and both checksums.
-
-    """
-    for name in SPLITS:
-        stated = manifest["splits"][name]
-        part = tensors[name]
-        found = sha256_tensors(part)
-        if len(part["labels"]) != stated["count"] or found != stated["sha256"]:
-            raise CorruptAssetError(
-                f"split '{name}' of task '{task}' is not what its manifest says\n"
-                f"  manifest: {stated['count']} samples, SHA-256 {stated['sha256']}\n"
-                f"  found:    {len(part['labels'])} samples, SHA-256 {found}\n"
-                f"  to decode it again: python scripts/fetch_data.py {task} --again"
-            )
+    """Check count and checksum of every split; see :func:`packed.verify`."""
+    found = {name: (len(tensors[name]["labels"]), sha256_tensors(tensors[name])) for name in SPLITS}
+    packed.verify(task, manifest, found)
 
 
 def _read(task: str, path: Path) -> Tensors:
@@ -333,7 +260,4 @@ def _read(task: str, path: Path) -> Tensors:
         flat = load_file(path)
         return {name: {key: flat[f"{name}.{key}"] for key in keys} for name in SPLITS}
     except (SafetensorError, KeyError) as error:
-        raise CorruptAssetError(
-            f"the decoded file of task '{task}' cannot be read: {path} ({error})\n"
-            f"  to decode it again: python scripts/fetch_data.py {task} --again"
-        ) from error
+        raise packed.unreadable(task, path, error) from error
