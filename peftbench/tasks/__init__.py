@@ -9,6 +9,8 @@ from .hub import HubImages
 from .images import ImageFiles, Images
 from .interval import wilson
 from .pocket import PocketVision
+from .pocket_instruct import PocketInstruct
+from .pocket_text import PocketText
 from .suite import Suite
 from .vtab import Vtab1k, VtabTask
 
@@ -23,6 +25,8 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "Images",
+    "PocketInstruct",
+    "PocketText",
     "PocketVision",
     "Split",
     "Suite",

@@ -115,8 +115,8 @@ def cut_shares(
     """Cut samples into train, val and test by ``sizes``, with copies removed as in :func:`cut`.
 
     Without groups the classes have the same shares in every split. Samples of one group stay on
-    one side: groups are dealt out whole in hash order, so shares are kept only on average, and a
-    split can be smaller than its limit by less than one group.
+    one side: groups are dealt out whole in hash order as long as they fit, so the shares are kept
+    only on average, and a split can be a little smaller than its limit.
 
     Args:
         contents: what two samples have in common if one is a copy of the other, N of them.
@@ -152,10 +152,8 @@ def _take_groups(groups: Ints, pool: Ints, count: int, task: str) -> tuple[Ints,
     ordered = sorted(members.values(), key=lambda found: sample_key(task, SEED, min(found)))
     chosen: list[int] = []
     rest: list[int] = []
-    full = False
     for found in ordered:
-        full = full or len(chosen) + len(found) > count
-        (rest if full else chosen).extend(found)
+        (chosen if len(chosen) + len(found) <= count else rest).extend(found)
     chosen.sort(key=lambda i: sample_key(task, SEED, i))
     return np.array(chosen, np.int64), np.array(rest, np.int64)
 

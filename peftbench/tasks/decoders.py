@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import pictures
 from ..errors import CorruptAssetError
 from .cut import Decoded
+from .packed import member
 
 Bytes = NDArray[np.uint8]
 FASHION_NAMES = (
@@ -47,7 +48,7 @@ def digits(_: Path | None) -> Decoded:
 
 def mnist5k(folder: Path | None) -> Decoded:
     """Decode ``mnist_5k.csv.gz``: per row 784 grey values and the label."""
-    with gzip.open(_file(folder, "mnist_5k.csv.gz"), "rt", encoding="ascii") as file:
+    with gzip.open(member(folder, "mnist_5k.csv.gz"), "rt", encoding="ascii") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
     if rows.ndim != 2 or rows.shape[1] != 785 or rows.min() < 0 or rows[:, :-1].max() > 255:
         raise CorruptAssetError(f"mnist5k: rows of 784 grey values and a label, got {rows.shape}")
@@ -58,8 +59,8 @@ def mnist5k(folder: Path | None) -> Decoded:
 def fashion_mnist(folder: Path | None) -> Decoded:
     """Decode the four idx files; the publisher's test part (``t10k``) is marked."""
     parts = ("train", "t10k")
-    images = [read_idx(_file(folder, f"{part}-images-idx3-ubyte.gz")) for part in parts]
-    labels = [read_idx(_file(folder, f"{part}-labels-idx1-ubyte.gz")) for part in parts]
+    images = [read_idx(member(folder, f"{part}-images-idx3-ubyte.gz")) for part in parts]
+    labels = [read_idx(member(folder, f"{part}-labels-idx1-ubyte.gz")) for part in parts]
     if any(len(image) != len(label) for image, label in zip(images, labels, strict=True)):
         raise CorruptAssetError("fashion_mnist: images and labels differ in number")
     official_test = np.repeat([False, True], [len(label) for label in labels])
@@ -69,7 +70,7 @@ def fashion_mnist(folder: Path | None) -> Decoded:
 
 def cifar10_photos(folder: Path | None) -> Decoded:
     """Decode ``task.json``: base64 PNG images with a score per class name."""
-    content = json.loads(_file(folder, "task.json").read_text(encoding="utf-8"))
+    content = json.loads(member(folder, "task.json").read_text(encoding="utf-8"))
     examples = content["examples"]
     names = tuple(examples[0]["target_scores"])
     images: list[Bytes] = []
@@ -91,12 +92,12 @@ def emoji(folder: Path | None) -> Decoded:
     (category "Component").
     """
     entries: list[dict[str, Any]] = json.loads(
-        _file(folder, "emoji.json").read_text(encoding="utf-8")
+        member(folder, "emoji.json").read_text(encoding="utf-8")
     )
     used = [e for e in entries if e["category"] != "Component" and e["has_img_google"]]
     used.sort(key=lambda e: str(e["unified"]))
     names = tuple(sorted({e["category"] for e in used}))
-    images = np.stack([pictures.decode(_file(folder, e["image"]).read_bytes()) for e in used])
+    images = np.stack([pictures.decode(member(folder, e["image"]).read_bytes()) for e in used])
     return Decoded(images, np.array([names.index(e["category"]) for e in used], np.int64), names)
 
 
@@ -121,9 +122,3 @@ def read_idx(path: Path) -> Bytes:
     if len(values) != int(np.prod(sizes)):
         raise CorruptAssetError(f"{path.name} should hold {sizes}, it holds {len(values)} bytes")
     return values.reshape(sizes)
-
-
-def _file(folder: Path | None, name: str) -> Path:
-    if folder is None or not (folder / name).is_file():
-        raise CorruptAssetError(f"the file {name} is missing in {folder}")
-    return folder / name

@@ -126,3 +126,15 @@ def unreadable(task: str, path: Path, error: Exception) -> CorruptAssetError:
         f"the decoded file of task '{task}' cannot be read: {path} ({error})\n"
         f"  to decode it again: python scripts/fetch_data.py {task} --again"
     )
+
+
+def member(folder: Path | None, name: str) -> Path:
+    """Return a kept member of a package.
+
+    Raises:
+        CorruptAssetError: it is not there.
+
+    """
+    if folder is None or not (folder / name).is_file():
+        raise CorruptAssetError(f"the file {name} is missing in {folder}")
+    return folder / name

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "regression", "answers"]
 Form = Literal["auto", "classification", "text_to_text"]
+Style = Literal["plain", "alpaca", "chat"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Passages:
         references: every accepted answer per sample; empty: the target alone.
         groups: (N,) int64, samples that are counted together (the answers to one question); empty
             where a metric needs none.
+        messages: what is said before the target, ``role`` and ``content`` per turn, for a network
+            with a chat template of its own; empty where ``sources`` are read as they are.
 
     """
 
@@ -46,12 +49,13 @@ class Passages:
     labels: Tensor
     references: Sequence[tuple[str, ...]] = ()
     groups: Sequence[int] = ()
+    messages: Sequence[tuple[Mapping[str, str], ...]] = ()
 
     def __post_init__(self) -> None:
         lengths = {
             name: len(getattr(self, name)) for name in ("ids", "sources", "targets", "labels")
         }
-        for name in ("segments", "references", "groups"):
+        for name in ("segments", "references", "groups", "messages"):
             if len(getattr(self, name)):
                 lengths[name] = len(getattr(self, name))
         if len(set(lengths.values())) != 1:
@@ -75,6 +79,7 @@ class Passages:
             self.labels[rows],
             of(self.references),
             of(self.groups),
+            of(self.messages),
         )
 
 
@@ -95,6 +100,8 @@ class TextTask:
         manifest: what the data is, with the checksum of every split.
         form: how a network is used that can both classify and write.
         written: so many samples at the beginning of a split are answered to score it; None: all.
+        style: how a source is written: ``plain`` (fields of a task), ``alpaca`` (the template of
+            Alpaca, in ``sources``), ``chat`` (``messages``, put into the tokenizer's template).
 
     """
 
@@ -110,6 +117,7 @@ class TextTask:
     manifest: Mapping[str, Any]
     form: Form = "auto"
     written: int | None = None
+    style: Style = "plain"
     manifest_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
