@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class Codec:
         kept: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return kept
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return messages (``role``, ``content``) in the tokenizer's chat template, to be answered.
 
         Raises:
@@ -82,7 +82,7 @@ class Codec:
 
         """
         made: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
         )
         return made
 

@@ -101,24 +101,40 @@ def _written(task: TextTask, backbone: Backbone, codec: Codec) -> Task:
 def continued(task: TextTask, codec: Codec, part: Passages) -> Continued:
     """Return prompts and responses for a decoder.
 
-    A prompt that is too long loses tokens of its source, never what stands around it.
+    A source that is too long loses its last tokens, never what stands behind it; a prompt that is
+    a template or a chat loses what stands in the middle.
     """
     prompts, targets = rendered(task, codec, part)
-    before = codec.ids(prompts, special=True)
-    whole = codec.ids([p + t for p, t in zip(prompts, targets, strict=True)], special=True)
-    limit, end = task.longest_source, codec.end
+    special = task.style != "chat"  # a chat template brings its own
+    before = codec.ids(prompts, special)
+    whole = codec.ids([p + t for p, t in zip(prompts, targets, strict=True)], special)
     responses = []
     for row, (ids, full) in enumerate(zip(before, whole, strict=True)):
         own = full[len(ids) :] if full[: len(ids)] == ids else codec.ids([targets[row]])[0]
-        responses.append([*own[: task.longest_target - 1], end])
-    tail = len(codec.ids([ANSWER])[0])
-    return Continued(
-        Ragged.of([_shortened(ids, limit, tail) for ids in before]), Ragged.of(responses), codec.pad
-    )
+        responses.append([*own[: task.longest_target - 1], codec.end])
+    limit = task.longest_source
+    tail = len(codec.ids([ANSWER])[0]) if task.style == "plain" else limit // 2
+    cut = [_shortened(ids, limit, tail) for ids in before]
+    return Continued(Ragged.of(cut), Ragged.of(responses), codec.pad)
 
 
 def rendered(task: TextTask, codec: Codec, part: Passages) -> tuple[list[str], list[str]]:
-    """Return prompts and what shall follow them, in words."""
+    """Return prompts and what shall follow them, in words.
+
+    Raises:
+        IncompatibleError: a chat, and the tokenizer has no template for one.
+
+    """
+    if task.style == "chat":
+        try:
+            return [codec.chat(turns) for turns in part.messages], list(part.targets)
+        except ValueError as error:
+            raise IncompatibleError(
+                f"data.template: this network's tokenizer has no chat template ({error}); "
+                "data.template=alpaca needs none"
+            ) from error
+    if task.style == "alpaca":
+        return list(part.sources), list(part.targets)
     return [source + ANSWER for source in part.sources], [f" {t}" for t in part.targets]
 
 
