@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .base import Classification, Interval, Task
 from .batch import Split
-from .text_metrics import METRICS, bootstrap
+from .text_metrics import METRICS, interval, measure
 
 
 class TextClasses(Classification):
@@ -37,13 +37,15 @@ class TextClasses(Classification):
         metrics: tuple[str, ...],
     ) -> None:
         super().__init__(name, labels, splits, manifest)
-        self.primary, self.names = metrics[0], metrics
+        # a head sees samples, not the groups that they are in
+        self.names = tuple(name for name in metrics if not METRICS[name].grouped)
+        self.primary = self.names[0]
 
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Return the named metrics and ``loss``, the mean cross-entropy."""
         found = super().metrics(logits, labels)
         chosen = logits.argmax(-1).cpu().numpy()
-        named = {n: METRICS[n].of(chosen, labels.cpu().numpy()) for n in self.names}
+        named = {n: measure(n, chosen, labels.cpu().numpy()) for n in self.names}
         return {**named, "loss": found["loss"]}
 
     def interval(self, outcomes: Tensor, split: Split, value: float) -> Interval:
@@ -72,7 +74,7 @@ class TextValues(Task):
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Return the named metrics and ``loss``, the mean squared error."""
         values, wanted = logits[:, 0].float().cpu(), labels.float().cpu()
-        named = {n: METRICS[n].of(values.numpy(), wanted.numpy()) for n in self.names}
+        named = {n: measure(n, values.numpy(), wanted.numpy()) for n in self.names}
         return {**named, "loss": F.mse_loss(values, wanted).item()}
 
     def interval(self, outcomes: Tensor, split: Split, value: float) -> Interval:
@@ -87,7 +89,5 @@ class TextValues(Task):
 
 
 def _resampled(name: str, found: Tensor, wanted: Tensor) -> Interval:
-    measure = METRICS[name].of
-    a, b = found.cpu().numpy(), wanted.cpu().numpy()
-    low, high = bootstrap(lambda rows: measure(a[rows], b[rows]), len(b))
+    low, high = interval(name, found.cpu().numpy(), wanted.cpu().numpy())
     return Interval(low, high, "bootstrap over samples, one seed")

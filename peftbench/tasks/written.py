@@ -19,7 +19,7 @@ from .base import Interval, Task
 from .batch import Split
 from .encoded import IGNORED
 from .interval import wilson
-from .text_metrics import METRICS, bootstrap
+from .text_metrics import METRICS, bootstrap, interval, measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,9 +131,8 @@ class Written(Task):
         loss = float(outcomes[:, 0].double().sum() / outcomes[:, 1].double().sum())
         found = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.longest_written:
-            measures = self._measures(outcomes, split)
-            rows = np.arange(self._count(split))
-            found |= {name: of(rows) for name, of in measures.items()}
+            pairs = self._pairs(outcomes, split)
+            found |= {name: measure(name, *pair) for name, pair in pairs.items()}
         wanted = dict.fromkeys((*self.names, "loss"))
         return {name: found[name] for name in wanted}
 
@@ -152,35 +151,27 @@ class Written(Task):
             low, high = wilson(round(value * count), count)
             return Interval(low, high, "Wilson, binomial, one seed")
         else:
-            low, high = bootstrap(self._measures(outcomes, split)[self.primary], self._count(split))
+            pair = self._pairs(outcomes, split)[self.primary]
+            low, high = interval(self.primary, *pair)
+            if len(pair[2]):
+                return Interval(low, high, "bootstrap over groups of samples, one seed")
         return Interval(low, high, "bootstrap over samples, one seed")
 
     def _count(self, split: Split) -> int:
         """Return how many samples of a split are answered: its first ones."""
         return int(self.answered(torch.arange(len(split))).sum())
 
-    def _measures(self, outcomes: Tensor, split: Split) -> dict[str, Callable[[np.ndarray], float]]:
-        """Return functions of rows of the split, one per metric of what was written."""
+    def _pairs(self, outcomes: Tensor, split: Split) -> dict[str, tuple[Any, Any, Sequence[int]]]:
+        """Return what was given, what was wanted and the groups, per metric of what is written."""
         count = self._count(split)
         answers = self.answers(outcomes[:count])
         places = [self._row[i] for i in split.ids.tolist()[:count]]
-        found: dict[str, Callable[[np.ndarray], float]] = {}
-        for name in self.names:
-            if name in FIGURES:
-                continue
-            metric = METRICS[name]
-            given, wanted = self._pair(metric.kind, answers, places)
-
-            def of(
-                rows: np.ndarray,
-                metric: Any = metric,
-                given: Any = given,
-                wanted: Any = wanted,
-            ) -> float:
-                return float(metric.of(_at(given, rows), _at(wanted, rows)))
-
-            found[name] = of
-        return found
+        groups = [int(part.groups[row]) for part, row in places if len(part.groups)]
+        return {
+            name: (*self._pair(METRICS[name].kind, answers, places), groups)
+            for name in self.names
+            if name not in FIGURES
+        }
 
     def _pair(
         self, kind: str, answers: Sequence[str], places: Sequence[tuple[Passages, int]]
@@ -198,10 +189,6 @@ class Written(Task):
             for part, row in places
         ]
         return list(answers), references
-
-
-def _at(values: Any, rows: np.ndarray) -> Any:
-    return values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
 
 
 def _number(text: str) -> float:
