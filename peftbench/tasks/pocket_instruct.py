@@ -16,7 +16,7 @@ from .pocket_rows import load, read_manifest
 from .text import TextSpec, TextTask
 from .text_parts import Fewer
 
-ANSWERS = ("rouge_l", "token_f1", "exact_match")
+ANSWERS = ("loss", "perplexity", "rouge_l")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class PocketInstruct(TextSpec):
         shots_seed: of the choice of shots.
         longest_source: limit in tokens of what is read; None: the task's own.
         longest_target: limit in tokens of what is written; None: the task's own.
+        written: so many samples of a split are answered, for ROUGE-L; None: all of them.
 
     """
 
@@ -41,6 +42,7 @@ class PocketInstruct(TextSpec):
     shots_seed: int = 0
     longest_source: int | None = None
     longest_target: int | None = None
+    written: int | None = 64
 
     def __post_init__(self) -> None:
         if self.task not in DIALOGUES:
@@ -106,4 +108,5 @@ class PocketInstruct(TextSpec):
             self.longest_target or target,
             self.manifest,
             style=self.template,
+            written=self.written,
         )
