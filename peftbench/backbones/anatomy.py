@@ -134,7 +134,11 @@ class Anatomy:
         unused = frozenset(id(m) for top in self.generating for m in top.modules()) - used
         return replace(
             self,
-            stacks=tuple(s for s in self.stacks if id(s.blocks[0].module) not in unused),
+            stacks=tuple(
+                _read_by_none_of(s, unused)
+                for s in self.stacks
+                if id(s.blocks[0].module) not in unused
+            ),
             channels=tuple(c for c in self.channels if id(c.module) not in unused),
             logits=None,
             write=None,
@@ -247,6 +251,12 @@ class Anatomy:
         return {name: places for name, places in found.items() if places}
 
 
+def _read_by_none_of(stack: Stack, unused: frozenset[int]) -> Stack:
+    """Return a stack without those among the readers of its output that are left out."""
+    readers = tuple(r for r in stack.sequence.readers if id(r.module) not in unused)
+    return replace(stack, sequence=replace(stack.sequence, readers=readers))
+
+
 def _part(stack: Stack, blocks: Sequence[Block]) -> Stack:
     """Return some blocks of a stack with the sequence as it passes them."""
     sequence = replace(
@@ -258,5 +268,7 @@ def _part(stack: Stack, blocks: Sequence[Block]) -> Stack:
         masks=(),
         positions=None,
         embed=None,
+        readers=(),
+        memory=None,
     )
     return Stack(stack.name, tuple(blocks), sequence)

@@ -42,6 +42,7 @@ def anatomy(model: Any) -> Anatomy:
         leave=TensorRef(base.encoder, "output", key="last_hidden_state"),
         block_inputs=tuple(TensorRef(b.module, "input", 0, "hidden_states") for b in blocks),
         masks=(TensorRef(base, "input", 1, "attention_mask"),),
+        table=base.embeddings.word_embeddings,
     )
     return Anatomy(
         family="bert",

@@ -45,6 +45,7 @@ def anatomy(model: Any) -> Anatomy:
         masks=(TensorRef(base, "input", 1, "attention_mask"),),
         positions=TensorRef(base, "input", 2, "position_ids"),
         embed=Embed(base, base.embed_tokens),
+        table=base.embed_tokens,
     )
     return Anatomy(
         family="llama",

@@ -27,7 +27,7 @@ def anatomy(model: Any) -> Anatomy:
     """Write down where things are in a T5 network."""
     paths = module_paths(model)
     names = [n for n in ("encoder", "decoder") if hasattr(model, n)]
-    stacks = tuple(_stack(name, getattr(model, name), paths) for name in names)
+    stacks = tuple(_stack(model, name, paths) for name in names)
     channels = [c for stack in stacks for c in _channels(stack, getattr(model, stack.name), paths)]
     return Anatomy(
         family="t5",
@@ -69,8 +69,10 @@ def write(model: Any, inputs: Mapping[str, Tensor], config: Any) -> Tensor:
     return written[:, 1:]
 
 
-def _stack(name: str, stack: Any, paths: dict[int, str]) -> Stack:
+def _stack(model: Any, name: str, paths: dict[int, str]) -> Stack:
+    stack, decoder = getattr(model, name), getattr(model, "decoder", None)
     width = stack.config.d_model
+    reads = stack is decoder  # what the encoder gives, under a mask of its own
     blocks = tuple(_block(name, i, block, width, paths) for i, block in enumerate(stack.block))
     sequence = SequenceSite(
         name=name,
@@ -81,6 +83,11 @@ def _stack(name: str, stack: Any, paths: dict[int, str]) -> Stack:
         block_inputs=tuple(TensorRef(b.module, "input", 0, "hidden_states") for b in blocks),
         masks=(TensorRef(stack, "input", 1, "attention_mask"),),
         embed=Embed(stack, stack.embed_tokens),
+        table=stack.embed_tokens,
+        readers=()
+        if reads or decoder is None
+        else (TensorRef(decoder, "input", 3, "encoder_attention_mask"),),
+        memory=TensorRef(stack, "input", 2, "encoder_hidden_states") if reads else None,
     )
     return Stack(name, blocks, sequence)
 

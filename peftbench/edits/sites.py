@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import IncompatibleError
-
 Side = Literal["input", "output"]
 
 
@@ -221,12 +219,6 @@ class Embed:
         """Hand the stack vectors in place of ids, so that the sequence can be edited."""
 
         def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-            past = kwargs.get("past_key_values")
-            if past is not None and past.get_seq_length() > 0:
-                raise IncompatibleError(
-                    "learned tokens stand in the sequence, which a key-value cache would hold "
-                    "already: generate with use_cache=False"
-                )
             ids = args[0] if args else kwargs.get("input_ids")
             if ids is None or kwargs.get("inputs_embeds") is not None:
                 return args, kwargs
@@ -234,6 +226,18 @@ class Embed:
             if args:
                 rest.pop("input_ids")
             return (None, *args[1:]) if args else args, rest
+
+        return self.owner.register_forward_pre_hook(before, with_kwargs=True)
+
+    def watch_cache(self, fn: Callable[[int, int], None]) -> RemovableHandle:
+        """Call ``fn`` with how many tokens a key-value cache holds, and how many come now."""
+
+        def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            past = kwargs.get("past_key_values")
+            held = 0 if past is None else int(past.get_seq_length())
+            given = args[0] if args else kwargs.get("input_ids")
+            given = given if given is not None else kwargs.get("inputs_embeds")
+            fn(held, 0 if given is None else given.shape[1])
 
         return self.owner.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -252,6 +256,9 @@ class SequenceSite:
         masks: attention masks (B, T), 1 = token, that must grow with the sequence.
         positions: position ids (B, T), where a caller may pass them.
         embed: set when ids must be turned into vectors first.
+        table: word embeddings, where the sequence is made of words.
+        readers: masks (B, T) over this sequence in other stacks, which read it after ``leave``.
+        memory: what this stack reads of another stack after its ``leave``, (B, S, D).
 
     """
 
@@ -264,6 +271,9 @@ class SequenceSite:
     masks: tuple[TensorRef, ...] = ()
     positions: TensorRef | None = None
     embed: Embed | None = None
+    table: nn.Module | None = None
+    readers: tuple[TensorRef, ...] = ()
+    memory: TensorRef | None = None
 
 
 @dataclass

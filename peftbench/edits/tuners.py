@@ -252,9 +252,11 @@ class QueryTuner(Edit):
     def install(self, delta: Delta, handles: Handles) -> None:
         """Keep the queries of the one attention call, and add the branch behind the operation."""
         seen: list[Tensor] = []
+        heads = self.branch.frozen.heads
 
         def attend(q_BHTE: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            seen.append(q_BHTE)
+            # of one query, transformers stacks the heads that share keys: (B, G, H / G, E)
+            seen.append(q_BHTE.reshape(len(q_BHTE), heads, -1, q_BHTE.shape[-1]))
             return F.scaled_dot_product_attention(q_BHTE, *args, **kwargs)
 
         def add(y_BTD: Tensor) -> Tensor:

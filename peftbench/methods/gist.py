@@ -98,7 +98,7 @@ class Gist(Method):
                     GIST,
                     anatomy.stacks[0].sequence,
                     self.tokens,
-                    bound=0.5,
+                    start=0.5,
                     dropout=self.dropout,
                     place="front" if self.insert == "after_cls" else "end",
                     readout=GIST,
