@@ -225,6 +225,7 @@ FORMULAS = {
     "adaptformer": lambda s: s.blocks * bottleneck(s, 8),
     "prefix": lambda s: s.attentions * 2 * 10 * s.k,
     "vpt_shallow": lambda s: 10 * s.d,
+    "prompt_tuning": lambda s: 100 * s.d,
     "vpt_deep": lambda s: s.first_stack * 10 * s.d,
     "ssf": ssf,
     "gist": lambda s: s.blocks * bottleneck(s, 4) + s.d,
