@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+ADAPTER_TENSORS, ADAPTER_DESCRIPTION = "adapter.safetensors", "adapter.json"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ back as they were, also when the test fails.
 """
 
 import os
+import tempfile
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import peftbench
 from peftbench.files import sha256_tensors
 from peftbench.methods import Passes
 from peftbench.spec import build
+from peftbench.train.artefact import save_adapter
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3
@@ -80,9 +82,46 @@ def _over(below, above):
 METHODS = config_names("method")
 
 
+DESCRIPTION = (9, 4, 30, 1)  # ids of what every task is described by
+SOURCES = {"first": (5, 12, 1), "second": (7, 33, 8, 21, 1), "third": (40, 6, 1)}
+
+
 def method(name, **changes):
-    """Build a method from its configuration, with fields changed."""
-    return build({**config("method", name), **changes}, "method")
+    """Build a method from its configuration, with fields changed, and bind it to a task.
+
+    A method that learns from sources gets the first two of some; :func:`staged` trains them.
+    """
+    settings = {**config("method", name), **changes}
+    sources = settings.get("sources")
+    if sources is not None and not sources["tasks"]:
+        settings["sources"] = {**sources, "tasks": dict.fromkeys(list(SOURCES)[:2])}
+    return build(settings, "method").on_task(DESCRIPTION)
+
+
+STAGED = {}
+FOLDER = tempfile.TemporaryDirectory()
+
+
+def staged(made, use, network=None):
+    """Return a method with adapters of its stages: random ones, stored as a run stores them."""
+    stages = made.stages()
+    if not stages or getattr(made, "library", None):
+        return made
+    name, classes = USES[use]
+    network = network if network is not None else backbone(name)
+    found = {}
+    for stage in stages:
+        key = (use, network.sha256, stage.name, repr(stage.method))
+        if key not in STAGED:
+            STAGED[key] = Path(FOLDER.name) / str(len(STAGED))
+            trained = stage.method.on_task(SOURCES.get(stage.name, DESCRIPTION))
+            model = peftbench.attach(trained, network, classes=classes, seed=len(STAGED))
+            perturb(model, size=0.3, seed=len(STAGED))
+            labels = [str(i) for i in range(classes)] if classes else None
+            save_adapter(STAGED[key] / "adapter", model, network.sha256, labels, stage.name)
+            model.release()
+        found[stage.name] = STAGED[key]
+    return made.staged(found)
 
 
 @cache
@@ -141,7 +180,7 @@ def adapted(made, use, seed=0, base=None, prepared=True):
     """
     name, classes = USES[use]
     network = base if base is not None else backbone(name)
-    model = peftbench.attach(made, network, classes=classes, seed=seed)
+    model = peftbench.attach(staged(made, use, network), network, classes=classes, seed=seed)
     try:
         if prepared:
             prepare(model, use)

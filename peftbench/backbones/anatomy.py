@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..edits.sites import AttentionSite, ChannelSite, LinearSite, OpSite, SequenceSite
 from ..errors import ConfigError, IncompatibleError, unknown
+from ..files import sha256_tensors
 
 ROLE_GROUPS: dict[str, tuple[str, ...]] = {
     "attn": ("q", "k", "v", "o"),
@@ -101,6 +102,7 @@ class Anatomy:
             if it has no such head.
         generating: modules that language-model logits use and pooled features do not.
         unused: identities of modules that this view of the network leaves out.
+        fingerprint: () -> hash of the weights, where whoever loaded them keeps it.
 
     """
 
@@ -117,6 +119,13 @@ class Anatomy:
     write: Callable[[nn.Module, Mapping[str, Tensor], Any], Tensor] | None = None
     generating: tuple[nn.Module, ...] = ()
     unused: frozenset[int] = frozenset()
+    fingerprint: Callable[[], str] | None = None
+
+    def sha256(self) -> str:
+        """Return the hash over names and bytes of all weights; asked while nothing is attached."""
+        if self.fingerprint is not None:
+            return self.fingerprint()
+        return sha256_tensors(self.model.state_dict())
 
     def for_features(self) -> Anatomy:
         """Return the part of the network that pooled features pass: what a classifier trains.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,7 +59,7 @@ class Backbone:
     @cached_property
     def anatomy(self) -> Anatomy:
         """Where things are."""
-        return find_anatomy(self.model)
+        return replace(find_anatomy(self.model), fingerprint=lambda: self.sha256)
 
     @cached_property
     def sha256(self) -> str:

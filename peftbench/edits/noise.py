@@ -48,7 +48,7 @@ def rows(seed: int, step: int, start: int, total: int) -> Iterator[None]:
         _current = before
 
 
-def dropout(x_Bx: Tensor, p: float, training: bool, name: str) -> Tensor:
+def dropout(x_Bx: Tensor, p: float, training: bool, name: str, shared: bool = False) -> Tensor:
     """Element-wise dropout over a batch-first tensor; kept entries are divided by ``1 - p``.
 
     Args:
@@ -56,6 +56,7 @@ def dropout(x_Bx: Tensor, p: float, training: bool, name: str) -> Tensor:
         p: probability of dropping an entry.
         training: identity when False.
         name: stream of random numbers, one per place of use.
+        shared: the tensor has no batch axis; all samples of a batch share it, and its mask.
 
     """
     if not training or p == 0.0:
@@ -65,9 +66,9 @@ def dropout(x_Bx: Tensor, p: float, training: bool, name: str) -> Tensor:
     now = _current
     generator = torch.Generator(x_Bx.device)
     generator.manual_seed(stream_seed(now.seed, "dropout", now.step, name))
-    shape = (now.total, *x_Bx.shape[1:])
+    shape = x_Bx.shape if shared else (now.total, *x_Bx.shape[1:])
     kept = torch.rand(shape, generator=generator, device=x_Bx.device) >= p
-    mine = kept[now.start : now.start + x_Bx.shape[0]]
+    mine = kept if shared else kept[now.start : now.start + x_Bx.shape[0]]
     return x_Bx * mine.to(x_Bx.dtype) / (1.0 - p)
 
 

@@ -6,6 +6,7 @@ Shape legend: B batch, T tokens, D width, R bottleneck width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,9 +17,10 @@ from . import noise
 from .base import Delta, Edit
 from .sites import Handles, OpSite, TensorRef, cast, seeded
 
-Activation = Literal["gelu", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
 }
@@ -35,9 +37,11 @@ class Bottleneck(nn.Module):
             ``lora`` (down Kaiming-uniform a = sqrt(5), up zero; AdaptFormer's rule),
             ``small`` (both truncated normal 0.02, biases zero; GIST's release),
             ``near_zero`` (both normal 0.01 cut at two deviations, biases zero; Houlsby's rule as
-            printed, Adapter+),
+            printed, Adapter+), ``normal`` (the same uncut; PEMT),
             ``xavier`` (both Xavier-uniform, biases N(0, 1e-6)) and ``xavier_down`` (the same for
             down, up zero), the two of U-Tuning.
+        generator: the random stream of initial values.
+        out: width of the output; None: D.
 
     """
 
@@ -47,15 +51,19 @@ class Bottleneck(nn.Module):
         hidden: int,
         scale: float = 1.0,
         activation: Activation = "gelu",
-        init: Literal["houlsby", "lora", "small", "near_zero", "xavier", "xavier_down"] = "houlsby",
+        init: Literal[
+            "houlsby", "lora", "small", "near_zero", "normal", "xavier", "xavier_down"
+        ] = "houlsby",
         generator: torch.Generator | None = None,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         g = seeded(generator)
         self.scale, self.activation = scale, activation
+        out = width if out is None else out
         down = torch.empty(hidden, width)
-        up = torch.zeros(width, hidden)
-        down_bias, up_bias = torch.zeros(hidden), torch.zeros(width)
+        up = torch.zeros(out, hidden)
+        down_bias, up_bias = torch.zeros(hidden), torch.zeros(out)
         if init == "lora":
             nn.init.kaiming_uniform_(down, a=5**0.5, generator=g)
         elif init in ("xavier", "xavier_down"):
@@ -64,6 +72,9 @@ class Bottleneck(nn.Module):
         elif init == "near_zero":
             for matrix in (down, up):
                 nn.init.trunc_normal_(matrix, std=0.01, a=-0.02, b=0.02, generator=g)
+        elif init == "normal":
+            for matrix in (down, up):
+                nn.init.normal_(matrix, std=0.01, generator=g)
         else:
             nn.init.trunc_normal_(down, std=0.02, generator=g)
         if init == "small":

@@ -22,6 +22,8 @@ from ..edits import (
     InputOp,
     InputScale,
     LinearEdit,
+    LinearTuner,
+    Mixture,
     OpEdit,
     Prefix,
     ScaleShift,
@@ -47,6 +49,8 @@ REASONS: dict[type[Edit], str] = {
     Tokens: "learned tokens stand in the sequence, not in a weight",
     Prefix: "learned keys and values stand in attention, not in a weight",
     Bank: "the copy that acts is chosen at each call",
+    Mixture: "the gate that mixes the experts reads each input",
+    LinearTuner: "a small network beside a linear layer is not linear",
     Ladder: "a side network stands beside the frozen one, not in its weights",
 }
 SHOWN = 3

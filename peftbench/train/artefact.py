@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
 from ..errors import ArtefactError, ConfigError, IncompatibleError
+from ..files import ADAPTER_DESCRIPTION as DESCRIPTION
+from ..files import ADAPTER_TENSORS as TENSORS
 from ..files import write_json, write_tensors
 from ..methods.base import Method
 from ..spec import build, to_spec
 from .model import Adapted
 
 SCHEMA = 1
-TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
 def save_adapter(

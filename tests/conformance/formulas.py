@@ -206,6 +206,21 @@ def side(s, r=8):
     return blocks + stacks * (s.d * w + w + norm) + w * s.d + s.d
 
 
+WORDS = 4  # tokens of the description that tests bind a method to
+
+
+def pemt_source(s, r=64):
+    """A and B of rank 64 at the second feed-forward matrix, and a prompt (arXiv 2402.15082)."""
+    return s.blocks * r * (s.f + s.d) + WORDS * s.d
+
+
+def pemt(s, sources=2, reduction=16):
+    """Target adapters, gates, norms and a prompt; a decoder's gates read the encoder's output."""
+    hidden = s.d // reduction
+    gates = sources * ((s.blocks - s.cross) * s.f + s.cross * s.d)
+    return s.blocks * bottleneck(s, hidden) + gates + s.norms * s.norm_numbers * s.d + WORDS * s.d
+
+
 FORMULAS = {
     "full": lambda s: s.parameters,
     "linear": lambda s: 0,
@@ -226,6 +241,8 @@ FORMULAS = {
     "prefix": lambda s: s.attentions * 2 * 10 * s.k,
     "vpt_shallow": lambda s: 10 * s.d,
     "prompt_tuning": lambda s: 100 * s.d,
+    "pemt_source": pemt_source,
+    "pemt": pemt,
     "vpt_deep": lambda s: s.first_stack * 10 * s.d,
     "ssf": ssf,
     "gist": lambda s: s.blocks * bottleneck(s, 4) + s.d,

@@ -122,7 +122,7 @@ def test_base_is_bit_identical_after_training_and_detach(name, use):
 
 @every_pair
 def test_stored_and_loaded_into_a_fresh_base(name, use, tmp_path):
-    made, given = tiny.method(name), tiny.inputs(use)
+    made, given = tiny.staged(tiny.method(name), use), tiny.inputs(use)
     backbone_name, classes = tiny.USES[use]
     sha = tiny.backbone(backbone_name).sha256
     names = [f"class {i}" for i in range(classes)] if classes else None
@@ -148,7 +148,7 @@ def test_stored_and_loaded_into_a_fresh_base(name, use, tmp_path):
 
 @every_pair
 def test_one_seed_repeats_and_two_differ(name, use):
-    made = tiny.method(name)
+    made = tiny.staged(tiny.method(name), use)
     stream = torch.Generator().manual_seed(0)
     state = stream.get_state()
     made.edits(tiny.backbone(tiny.USES[use][0]).anatomy, stream)
