@@ -151,7 +151,8 @@ def test_one_seed_repeats_and_two_differ(name, use):
     made = tiny.staged(tiny.method(name), use)
     stream = torch.Generator().manual_seed(0)
     state = stream.get_state()
-    made.edits(tiny.backbone(tiny.USES[use][0]).anatomy, stream)
+    anatomy = tiny.backbone(tiny.USES[use][0]).anatomy
+    made.edits(anatomy if tiny.USES[use][1] is None else anatomy.for_features(), stream)
     draws = not torch.equal(state, stream.get_state())
     found = []
     for seed in (0, 0, 1):
