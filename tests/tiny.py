@@ -84,17 +84,21 @@ METHODS = config_names("method")
 
 DESCRIPTION = (9, 4, 30, 1)  # ids of what every task is described by
 SOURCES = {"first": (5, 12, 1), "second": (7, 33, 8, 21, 1), "third": (40, 6, 1)}
+TAKES = {"spot": 1}  # sources, where not two
 
 
 def method(name, **changes):
     """Build a method from its configuration, with fields changed, and bind it to a task.
 
-    A method that learns from sources gets the first two of some; :func:`staged` trains them.
+    A method that learns from sources gets some; :func:`staged` trains them.
     """
     settings = {**config("method", name), **changes}
     sources = settings.get("sources")
     if sources is not None and not sources["tasks"]:
-        settings["sources"] = {**sources, "tasks": dict.fromkeys(list(SOURCES)[:2])}
+        settings["sources"] = {
+            **sources,
+            "tasks": dict.fromkeys(list(SOURCES)[: TAKES.get(name, 2)]),
+        }
     return build(settings, "method").on_task(DESCRIPTION)
 
 

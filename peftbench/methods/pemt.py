@@ -35,7 +35,8 @@ from ..errors import ConfigError, unknown
 from .base import Criterion, Method, Output, Stage
 from .checks import at_least, fraction
 from .layernorm import LayerNorm
-from .pemt_source import Kind, PemtSource, PromptInit, expert_of, prompt_name, prompt_start
+from .pemt_source import Kind, PemtSource, PromptInit, expert_of, prompt_start
+from .prompts import prompt_name
 from .sources import Source, Sources, Trained, chosen, read, taken
 
 
@@ -158,14 +159,8 @@ class Pemt(Method):
         return edits + (LayerNorm().edits(anatomy, generator) if self.norms else [])
 
     def _trained(self, anatomy: Anatomy) -> list[Trained]:
-        if not self.library:
-            raise ConfigError(
-                "method.library: the experts of PEMT are trained on source tasks first; a run "
-                "does it for method.sources.tasks, a program runs method.stages() and hands the "
-                "adapters to method.staged(...)"
-            )
         fields = ("rank", "source_adapter")
-        return [read(n, self.library[n], anatomy, self.source(), fields) for n in self.names()]
+        return read(self.library, self.subset, anatomy, self.source(), fields)
 
     def _prompt(
         self, anatomy: Anatomy, trained: list[Trained], generator: torch.Generator

@@ -28,7 +28,7 @@ from ..edits import (
 from ..errors import ConfigError
 from .base import Method
 from .checks import at_least
-from .prompts import described, start
+from .prompts import described, prompt_name, start
 
 PromptInit = Literal["description", "normal", "uniform"]
 Kind = Literal["lora", "bottleneck"]
@@ -127,11 +127,6 @@ class PemtSource(Method):
             nn.init.kaiming_uniform_(edit.b[site.role], a=math.sqrt(5), generator=generator)
             edit.identity = False
         return edit
-
-
-def prompt_name(site: SequenceSite) -> str:
-    """Return the name of the prompt's edit."""
-    return f"{site.name}/prompt"
 
 
 def expert_of(get, site: LinearSite, method: PemtSource) -> Expert:  # type: ignore[no-untyped-def]

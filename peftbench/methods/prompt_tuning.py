@@ -15,7 +15,7 @@ from ..backbones.anatomy import Anatomy
 from ..edits import Edit, Tokens
 from .base import Method
 from .checks import at_least, fraction
-from .prompts import Init, start
+from .prompts import Init, prompt_name, start
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,5 @@ class PromptTuning(Method):
         """One token edit."""
         site = anatomy.stacks[0].sequence
         first = start(site, self.init, self.tokens, self.description, generator, self.bound)
-        name, count = f"{site.name}/prompt", first.shape[1]
+        name, count = prompt_name(site), first.shape[1]
         return [Tokens(name, site, count, first, dropout=self.dropout, stay=True)]

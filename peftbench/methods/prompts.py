@@ -16,6 +16,11 @@ from ..errors import ConfigError, IncompatibleError
 Init = Literal["random_uniform", "vocabulary", "description"]
 
 
+def prompt_name(site: SequenceSite) -> str:
+    """Return the name of a prompt's edit."""
+    return f"{site.name}/prompt"
+
+
 def words(site: SequenceSite, key: str) -> Tensor:
     """Return the embedding of every word, (V, D), in fp32 or wider.
 

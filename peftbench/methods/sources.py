@@ -17,6 +17,7 @@ from ..errors import ArtefactError, ConfigError, MissingAssetError, unknown
 from ..files import ADAPTER_DESCRIPTION, ADAPTER_TENSORS, sha256_file
 from ..spec import TARGET
 from .base import Method, Stage
+from .prompts import prompt_name
 
 MEND = "train the sources again with the command of the run that uses them"
 
@@ -138,23 +139,59 @@ class Trained:
         return tensor
 
 
-def read(
-    name: str, source: Source, anatomy: Anatomy, method: Method, fields: Sequence[str]
-) -> Trained:
-    """Read a trained source.
+def prompts_of(
+    library: Mapping[str, Source], anatomy: Anatomy, method: Any, subset: Sequence[str] = ()
+) -> list[Tensor]:
+    """Return the prompts (M, D) of sources that were trained with prompt tuning.
 
     Args:
-        name: of the source.
-        source: where it is.
-        anatomy: of the network it must have been trained on.
-        method: what it must have been trained with,
+        library: the trained sources.
+        anatomy: of the network.
+        method: prompt tuning, as the sources were trained with it.
+        subset: names to read; none: all.
+
+    """
+    site = anatomy.stacks[0].sequence
+    name, shape = f"{prompt_name(site)}.tokens", (1, None, site.width)
+    return [t.get(name, shape)[0] for t in read(library, subset, anatomy, method, ("tokens",))]
+
+
+def read(
+    library: Mapping[str, Source],
+    subset: Sequence[str],
+    anatomy: Anatomy,
+    method: Method,
+    fields: Sequence[str],
+) -> list[Trained]:
+    """Read trained sources.
+
+    Args:
+        library: the sources.
+        subset: names to read; none: all.
+        anatomy: of the network they must have been trained on.
+        method: what they must have been trained with,
         fields: in these settings.
 
     Raises:
-        MissingAssetError: the folder is gone.
+        ConfigError: there is none.
+        MissingAssetError: a folder is gone.
         ArtefactError: another file than before, another network, another method or setting.
 
     """
+    if not library:
+        raise ConfigError(
+            "method.library: this method learns from source tasks that are trained first; a run "
+            "does it for method.sources.tasks, a program runs method.stages() and hands the "
+            "adapters to method.staged(...)"
+        )
+    names = chosen(library, subset)
+    return [_read(name, library[name], anatomy, method, fields) for name in names]
+
+
+def _read(
+    name: str, source: Source, anatomy: Anatomy, method: Method, fields: Sequence[str]
+) -> Trained:
+    """Read one trained source."""
     folder = Path(source.folder)
     if not (folder / ADAPTER_TENSORS).is_file():
         raise MissingAssetError(f"{folder}: the adapter of source '{name}' is gone; {MEND}")

@@ -241,6 +241,8 @@ FORMULAS = {
     "prefix": lambda s: s.attentions * 2 * 10 * s.k,
     "vpt_shallow": lambda s: 10 * s.d,
     "prompt_tuning": lambda s: 100 * s.d,
+    "spot": lambda s: 100 * s.d,
+    "attempt": lambda s: 100 * s.d + 2 * 100 * s.d + 2 * s.d,
     "pemt_source": pemt_source,
     "pemt": pemt,
     "vpt_deep": lambda s: s.first_stack * 10 * s.d,
