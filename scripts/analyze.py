@@ -1,13 +1,23 @@
-"""Look into a finished run: numbers as JSON and figures as PNG.
+"""Look into a finished run, or into a network and a task: numbers as JSON, figures as PNG.
+
+Of a finished run:
 
 python scripts/analyze.py similarity run=outputs/STUDY/RUN      logits of class and Gist token over
                                                                 training (repeats the first fit)
 python scripts/analyze.py attention run=... images=4            attention to and from the Gist token
 python scripts/analyze.py scales run=...                        learned scales of U-Tuning by layer
 
-run     a finished run's directory
-out     where the files go; by default the folder 'analysis' in the run's directory
-images  (attention) pictures for which maps are drawn
+Of a run, or of anything that train.py could train, said with the same words (backbone=... data=...
+method=... trainer.batch_size=...):
+
+python scripts/analyze.py sparsity backbone=dinov2_small data=digits method=sift
+                            how few entries hold the gradient, pretrained and with random weights
+
+run        a finished run's directory
+out        where the files go; by default the folder 'analysis' in the run's directory, or
+           outputs/analysis/BACKBONE-DATA without a run
+images     (attention) pictures for which maps are drawn
+batches    (sparsity) training batches whose gradients are taken, 8 by default
 
 Exit status: 0, or 2 after a mistake that the message says how to mend.
 """
@@ -16,7 +26,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +35,7 @@ from peftbench.errors import PeftbenchError, unknown
 
 if TYPE_CHECKING:
     from peftbench.analysis.opened import Opened
+    from peftbench.analysis.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,35 @@ class LookAtAttention(Look):
     images: int = 4
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What an analysis found: numbers, figures by name, and tables (lines of cells) by name."""
+
+    numbers: dict[str, Any]
+    figures: dict[str, Any]
+    tables: dict[str, list[Sequence[Any]]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings of every analysis that works without a run; see the top of this file."""
+
+    run: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class Sparsity(Study):
+    """Settings of ``sparsity``; see the top of this file."""
+
+    batches: int = 8
+
+
 def similarity(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return numbers and figures of the logits over training."""
-    from peftbench.analysis import similarity as look
+    from peftbench.analysis import similarity as measured
 
-    numbers = look.measure(opened)
+    numbers = measured.measure(opened)
     off = numbers["largest_difference_to_record"]
     if off is not None and off > 0:
         print(
@@ -54,28 +89,44 @@ def similarity(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str
             "accuracy (another machine, device or version?)",
             file=sys.stderr,
         )
-    return numbers, {"similarity": look.draw(numbers, opened.title)}
+    return numbers, {"similarity": measured.draw(numbers, opened.title)}
 
 
 def attention(opened: Opened, settings: LookAtAttention) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return numbers and figures of the attention."""
-    from peftbench.analysis import attention as look
+    from peftbench.analysis import attention as measured
 
-    numbers, pictures = look.measure(opened, settings.images)
-    heads = look.draw_heads(numbers, opened.title)
+    numbers, pictures = measured.measure(opened, settings.images)
+    heads = measured.draw_heads(numbers, opened.title)
     return numbers, {
         "attention": heads,
-        "attention_maps": look.draw_maps(numbers, pictures, opened.title),
+        "attention_maps": measured.draw_maps(numbers, pictures, opened.title),
     }
 
 
 def scales(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return numbers and the figure of the learned scales."""
-    from peftbench.analysis import scales as look
+    from peftbench.analysis import scales as measured
 
-    numbers = look.measure(opened)
-    return numbers, {"scales": look.draw(numbers, opened.title)}
+    numbers = measured.measure(opened)
+    return numbers, {"scales": measured.draw(numbers, opened.title)}
 
+
+def sparsity(scene: Scene, settings: Sparsity) -> Findings:
+    """Return the concentration of gradients, as numbers, figures and a table."""
+    from peftbench.analysis import sparsity as study
+    from peftbench.analysis.sparsity_figures import draw_curves, draw_map
+
+    numbers = study.measure(scene, settings.batches)
+    print(study.table(numbers))
+    figures = {
+        "sparsity": draw_curves(numbers, scene.title),
+        "sparsity_map": draw_map(numbers, scene.title),
+    }
+    return Findings(numbers, figures, {"sparsity": [study.COLUMNS, *study.rows(numbers)]})
+
+
+STUDIES: dict[str, tuple[type, Any]] = {"sparsity": (Sparsity, sparsity)}
 
 LOOKS: dict[str, tuple[type, Any]] = {
     "similarity": (Look, similarity),
@@ -84,21 +135,46 @@ LOOKS: dict[str, tuple[type, Any]] = {
 }
 
 
-def analyze(name: str, words: Sequence[str]) -> None:
-    """Measure, draw and write."""
-    kind, look = LOOKS[name]
+def look(name: str, words: Sequence[str]) -> None:
+    """Measure, draw and write what a finished run shows."""
+    kind, found = LOOKS[name]
     settings = arguments.read(kind, words)
     from peftbench.analysis.opened import open_run
-    from peftbench.files import write_json
-    from peftbench.reports.figures import need_matplotlib, save
+    from peftbench.reports.figures import need_matplotlib
 
     need_matplotlib(name)
     opened = open_run(settings.run)
-    numbers, figures = look(opened, settings)
+    numbers, figures = found(opened, settings)
     folder = Path(settings.out) if settings.out else opened.path / "analysis"
-    write_json(folder / f"{name}.json", numbers)
+    write(folder, name, Findings(numbers, figures, {}))
+
+
+def study(name: str, words: Sequence[str]) -> None:
+    """Measure, draw and write what a network and a task show."""
+    kind, found = STUDIES[name]
+    own = {f.name for f in fields(kind)}
+    mine = [word for word in words if word.partition("=")[0] in own]
+    settings = arguments.read(kind, mine)
+    from peftbench.analysis.scene import open_scene
+    from peftbench.reports.figures import need_matplotlib
+
+    need_matplotlib(name)
+    scene = open_scene(settings.run, [word for word in words if word not in mine])
+    findings = found(scene, settings)
+    write(Path(settings.out) if settings.out else scene.folder, name, findings)
+
+
+def write(folder: Path, name: str, findings: Findings) -> None:
+    """Write everything found; print the names of the files."""
+    from peftbench.files import write_csv, write_json
+    from peftbench.reports.figures import save
+
+    write_json(folder / f"{name}.json", findings.numbers)
     print(folder / f"{name}.json")
-    for stem, figure in figures.items():
+    for stem, lines in findings.tables.items():
+        write_csv(folder / f"{stem}.csv", lines)
+        print(folder / f"{stem}.csv")
+    for stem, figure in findings.figures.items():
         save(figure, folder / f"{stem}.png")
         print(folder / f"{stem}.png")
 
@@ -110,9 +186,9 @@ def main(given: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if words else 2
     try:
-        if words[0] not in LOOKS:
-            raise unknown("analysis", words[0], LOOKS)
-        analyze(words[0], words[1:])
+        if words[0] not in {**LOOKS, **STUDIES}:
+            raise unknown("analysis", words[0], {**LOOKS, **STUDIES})
+        (look if words[0] in LOOKS else study)(words[0], words[1:])
     except PeftbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

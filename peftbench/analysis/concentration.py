@@ -7,11 +7,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a gradient is spread over its entries.
+
+    Attributes:
+        n: entries.
+        norm: ||g||_2.
+        c2: C2 at every share, (S,).
+        c1: C1 at every share, (S,).
+        x99: smallest share with C2 of at least 0.99.
+        hoyer: the Hoyer index; 1 for a single entry.
+
+    """
+
+    n: int
+    norm: float
+    c2: Tensor
+    c1: Tensor
+    x99: float
+    hoyer: float
+
+
+def profile(gradient: Tensor, shares: Sequence[float]) -> Profile | None:
+    """Return everything about a gradient from one sorting; None if it is zero throughout.
+
+    Args:
+        gradient: any shape, n entries.
+        shares: x in (0, 1].
+
+    """
+    sizes = torch.from_numpy(np.sort(gradient.detach().flatten().abs().float().cpu().numpy()))
+    sizes = sizes.flip(0).double()
+    n, places = len(sizes), _places(shares, gradient.numel())
+    sums, squares = sizes.cumsum(0), sizes.square().cumsum(0)
+    if float(squares[-1]) == 0:
+        return None
+    norm, root = math.sqrt(float(squares[-1])), math.sqrt(n)
+    reached = int((squares < 0.99**2 * squares[-1]).sum()) + 1
+    return Profile(
+        n,
+        norm,
+        (squares[places] / squares[-1]).sqrt(),
+        sums[places] / sums[-1],
+        reached / n,
+        (root - float(sums[-1]) / norm) / (root - 1) if n > 1 else 1.0,
+    )
+
+
+def _places(shares: Sequence[float], n: int) -> Tensor:
+    """Return ceil(x n) - 1 for every share x."""
+    for x in shares:
+        if not 0 < x <= 1:
+            raise ConfigError(f"shares: {x} is out of range; allowed: above 0, up to 1")
+    return torch.tensor([math.ceil(round(x * n, 9)) - 1 for x in shares])
 
 
 def coverage(gradient: Tensor, shares: Sequence[float], order: int = 2) -> Tensor:
@@ -23,11 +81,8 @@ def coverage(gradient: Tensor, shares: Sequence[float], order: int = 2) -> Tenso
         order: of the norm; 2 is the paper's, C(x)^2 the share of energy; 1 sums magnitudes.
 
     """
-    for x in shares:
-        if not 0 < x <= 1:
-            raise ConfigError(f"shares: {x} is out of range; allowed: above 0, up to 1")
+    places = _places(shares, gradient.numel())
     sums = _sums(gradient, order)
-    places = torch.tensor([math.ceil(round(x * len(sums), 9)) - 1 for x in shares])
     return (sums[places] / sums[-1]) ** (1 / order)
 
 

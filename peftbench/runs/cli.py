@@ -92,13 +92,26 @@ def main() -> int:
     """Do what ``train.py`` does, for the installed command ``peftbench``."""
     import hydra
 
+    try:
+        folder = config_folder()
+    except ConfigError as error:
+        return report(error)
+    decorate = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")
+    return guard(decorate(job))
+
+
+def config_folder() -> Path:
+    """Return the folder of configurations: beside the package, or in the current folder.
+
+    Raises:
+        ConfigError: there is none.
+
+    """
     beside = Path(__file__).resolve().parents[2] / "configs"
     folder = beside if beside.is_dir() else Path("configs").resolve()
     if not (folder / "config.yaml").is_file():
-        missing = ConfigError("no folder 'configs' here; call this from the project's root")
-        return report(missing)
-    decorate = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")
-    return guard(decorate(job))
+        raise ConfigError("no folder 'configs' here; call this from the project's root")
+    return folder
 
 
 @contextlib.contextmanager

@@ -21,3 +21,16 @@ def tuner_run(tmp_path_factory):
         "tuners": {site: {**ADAPTER, "gate": gate} for site, gate in tuners.items()},
     }
     return train(tmp_path_factory.mktemp("tuners"), method)
+
+
+@pytest.fixture(scope="session")
+def sift_run(tmp_path_factory):
+    """A run of SIFT."""
+    return train(tmp_path_factory.mktemp("sift"), tiny.config("method", "sift"), max_steps=6)
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory):
+    """A run of full fine-tuning."""
+    method = tiny.config("method", "full")
+    return train(tmp_path_factory.mktemp("full"), method, max_steps=6, lr=1e-3)

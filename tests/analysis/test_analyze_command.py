@@ -42,6 +42,29 @@ def test_numbers_and_figures_are_written(analyze, capsys, tmp_path, gist_run, na
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20  # not an empty page
 
 
+TINY = ("backbone=vit_tiny_random", "data=digits", "method=sift", "trainer.batch_size=8")
+
+
+def test_an_analysis_without_a_run_takes_the_words_of_a_training(analyze, capsys, tmp_path):
+    code, out, err = run(analyze, capsys, "sparsity", *TINY, "batches=1", f"out={tmp_path}")
+    assert (code, err) == (0, "")
+    files = ["sparsity.json", "sparsity.csv", "sparsity.png", "sparsity_map.png"]
+    assert [line.rpartition("/")[2] for line in out.splitlines()[-4:]] == files
+    assert out.startswith("state ") and "C2(0.8%)" in out
+    lines = (tmp_path / "sparsity.csv").read_text().splitlines()
+    assert lines[0].startswith("state,average,tensor") and len(lines) == 1 + 2 * 2 * 9
+    for figure in files[2:]:
+        with Image.open(tmp_path / figure) as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_an_analysis_of_a_run_writes_into_it(analyze, capsys, sift_run):
+    code, out, _ = run(analyze, capsys, "sparsity", f"run={sift_run.path}", "batches=1")
+    assert code == 0 and "tuned" in out
+    numbers = json.loads((sift_run.path / "analysis" / "sparsity.json").read_text())
+    assert numbers["run_id"] == sift_run.path.name
+
+
 def test_the_run_directory_is_where_files_go(analyze, capsys, tuner_run):
     code, out, _ = run(analyze, capsys, "scales", f"run={tuner_run.path}")
     assert code == 0
@@ -64,6 +87,10 @@ def test_a_fit_that_does_not_repeat_is_said(analyze, capsys, tmp_path, gist_run,
         (("scales", "run=nowhere"), "no run directory"),
         (("scales", "run=x", "images=3"), "unknown setting 'images'"),
         (("attention", "run=x", "images=many"), "images: expected int"),
+        (("sparsity", *TINY, "batches=0"), "batches: 0 must be at least 1"),
+        (("sparsity", *TINY, "batch=4"), "unknown setting 'batch'"),
+        (("sparsity", "run=nowhere"), "no run directory"),
+        (("sparsity", "run=nowhere", "data=digits"), "everything is as in that run"),
     ],
 )
 def test_slips_exit_2_with_a_message(analyze, capsys, words, says):
