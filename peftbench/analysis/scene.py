@@ -24,7 +24,7 @@ from ..errors import ConfigError, IncompatibleError
 from ..methods import Method
 from ..methods.checks import layer_name
 from ..methods.sift import Sift
-from ..runs.execute import check_pair, phases
+from ..runs.execute import check_pair, method_on, phases
 from ..runs.settings import Settings
 from ..tasks.base import Task
 from ..tasks.batch import Split
@@ -81,9 +81,12 @@ class Scene:
 
     @cached_property
     def task(self) -> Task:
-        """The data, loaded once."""
-        task: Task = self.run.task() if self.run else self.settings.data.load()
-        return task
+        """The data as the network reads them, loaded once."""
+        return self._loaded.bind(self.backbone)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _loaded(self) -> Any:
+        return self.run.task() if self.run else self.settings.data.load()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -106,11 +109,11 @@ class Scene:
         if state == TUNED:
             assert self.run is not None
             return load_adapter(self.run.path, self.backbone)
-        chosen = method if method is not None else self.settings.method
+        chosen = method or method_on(self.settings.method, self._loaded, self.backbone)
         network = self.backbone
         if state == RANDOM:
             network = fresh_start(network, self.settings.seed)
-        return Adapted(network, chosen, len(self.task.labels), self.settings.seed)
+        return Adapted(network, chosen, self.task.head, self.settings.seed)
 
     def split(self) -> Split:
         """Return what the first fit of the protocol trains on."""

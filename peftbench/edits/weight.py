@@ -99,8 +99,10 @@ class Entries(Edit):
 
     @property
     def chosen(self) -> bool:
-        """Whether the entries are known."""
-        return self._before is not None or bool((self.index >= 0).all())
+        """Whether the entries are known; those of a network without data (``meta``) never are."""
+        if self._before is not None or self.index.is_meta:
+            return self._before is not None
+        return bool((self.index >= 0).all())
 
     def gathered(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Return the values and the tensor that their gradient is taken from."""

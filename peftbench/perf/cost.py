@@ -63,16 +63,16 @@ def counted_flops(run: Callable[[], object]) -> float:
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Return bytes that a forward pass keeps for its backward pass.
 
-    Each storage counts once; parameters and buffers do not count.
+    Each storage counts once; parameters and buffers do not count. Works on the meta device too.
     """
-    own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
-    own |= {b.untyped_storage().data_ptr() for b in model.buffers()}
+    own = {t.untyped_storage()._cdata for t in model.state_dict().values()}
+    own |= {b.untyped_storage()._cdata for b in model.buffers()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
