@@ -13,11 +13,15 @@ method=... trainer.batch_size=...):
 python scripts/analyze.py sparsity backbone=dinov2_small data=digits method=sift
                             how few entries hold the gradient, pretrained and with random weights
 
+python scripts/analyze.py overlap backbone=... data=... method=sift trainer.max_steps=100 every=5
+                            how well SIFT's entries hold the gradient while training goes on
+
 run        a finished run's directory
 out        where the files go; by default the folder 'analysis' in the run's directory, or
            outputs/analysis/BACKBONE-DATA without a run
 images     (attention) pictures for which maps are drawn
 batches    (sparsity) training batches whose gradients are taken, 8 by default
+every      (overlap) steps between records, 1 by default
 
 Exit status: 0, or 2 after a mistake that the message says how to mend.
 """
@@ -77,6 +81,13 @@ class Sparsity(Study):
     batches: int = 8
 
 
+@dataclass(frozen=True)
+class Overlap(Study):
+    """Settings of ``overlap``; see the top of this file."""
+
+    every: int = 1
+
+
 def similarity(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return numbers and figures of the logits over training."""
     from peftbench.analysis import similarity as measured
@@ -126,7 +137,19 @@ def sparsity(scene: Scene, settings: Sparsity) -> Findings:
     return Findings(numbers, figures, {"sparsity": [study.COLUMNS, *study.rows(numbers)]})
 
 
-STUDIES: dict[str, tuple[type, Any]] = {"sparsity": (Sparsity, sparsity)}
+def overlap(scene: Scene, settings: Overlap) -> Findings:
+    """Return how well the chosen entries hold the gradient over training."""
+    from peftbench.analysis import overlap as study
+
+    numbers = study.measure(scene, settings.every)
+    print(study.table(numbers))
+    return Findings(numbers, {"overlap": study.draw(numbers, scene.title)}, {})
+
+
+STUDIES: dict[str, tuple[type, Any]] = {
+    "sparsity": (Sparsity, sparsity),
+    "overlap": (Overlap, overlap),
+}
 
 LOOKS: dict[str, tuple[type, Any]] = {
     "similarity": (Look, similarity),

@@ -62,6 +62,10 @@ class Entries(Edit):
         increment: the values are what is added to the entries, and start at zero.
         wide: keep values in fp32 (or wider) over a tensor in a 16-bit format.
 
+    Attributes:
+        watcher: takes every dense gradient in place of the values.
+        observer: sees every dense gradient that the values are trained by.
+
     """
 
     index: Tensor
@@ -89,6 +93,7 @@ class Entries(Edit):
         self.register_buffer("index", index)
         self.values = nn.Parameter(torch.zeros_like(start) if increment else start)
         self.watcher: Callable[[Tensor], None] | None = None
+        self.observer: Callable[[Tensor], None] | None = None
         self._installed = False
         self._before: Tensor | None = None
 
@@ -149,6 +154,8 @@ class Entries(Edit):
             return
         if self.preparing:
             return
+        if self.observer is not None:
+            self.observer(gradient)
         if self._before is None:
             raise NoGradientError(
                 f"the entries of '{self.name}' are not chosen yet; call "

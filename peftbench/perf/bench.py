@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
+from ..edits import Entries
+from ..train.model import Adapted
 from .cost import counted_flops, saved_bytes
-from .rows import Row
+from .rows import Peer, Row
 from .subjects import Subject
 
 
@@ -99,7 +103,10 @@ class Clock:
         self.forward(row).backward()
 
     def step(self, row: Row) -> tuple[float, float]:
-        """Run one step: forward, backward, AdamW, gradients dropped; return (pass, step) in s."""
+        """Run one step; return (pass, step) in seconds.
+
+        Forward, backward, AdamW, gradients dropped, and what a method writes into its network.
+        """
         start = self.now()
         self.one_pass(row)
         middle = self.now()
@@ -108,6 +115,8 @@ class Clock:
                 row.optimizer = torch.optim.AdamW(row.model.trainable().values(), lr=1e-4)
             row.optimizer.step()
             row.optimizer.zero_grad(set_to_none=True)
+            if isinstance(row.model, Adapted):
+                row.model.delta.sync()
             middle_end = self.now()
             return middle - start, middle_end - start
         return middle - start, middle - start
@@ -131,11 +140,48 @@ class Clock:
             return 0
         return saved_bytes(row.model, lambda: self.forward(row))
 
+    def dense(self, row: Row) -> int | None:
+        """Return how many gradients of whole tensors are alive at once in a backward pass, at most.
+
+        Counted where entries of tensors train, at every moment when such a gradient is complete;
+        None for other rows.
+        """
+        model = row.model
+        edits = [e for e in model.delta if isinstance(e, Entries)] if _ours(model) else []
+        if not edits:
+            return None
+        alive: list[weakref.ref[Tensor]] = []
+        most = 0
+
+        def see(gradient: Tensor) -> None:
+            nonlocal most
+            alive.append(weakref.ref(gradient))
+            whole = sum(e.tensor.grad is not None for e in edits)
+            most = max(most, whole + sum(ref() is not None for ref in alive))
+
+        for edit in edits:
+            edit.observer = see
+        self.one_pass(row)
+        for edit in edits:
+            edit.observer = None
+        self.drop(row)
+        return most
+
+    @staticmethod
+    def state(row: Row) -> int:
+        """Return how many numbers an optimiser keeps, counters of steps left out."""
+        kept = row.optimizer.state.values() if row.optimizer is not None else ()
+        return sum(t.numel() for s in kept for t in s.values() if torch.is_tensor(t) and t.dim())
+
     @staticmethod
     def drop(row: Row) -> None:
         """Drop the gradients of a row."""
         for parameter in row.model.trainable().values():
             parameter.grad = None
+
+
+def _ours(model: Adapted | Peer) -> TypeGuard[Adapted]:
+    return isinstance(model, Adapted)
 
 
 def interleave(clock: Clock, rows: Sequence[Row], rounds: int, warmup: int = 2) -> list[Times]:

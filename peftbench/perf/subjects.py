@@ -81,7 +81,8 @@ class Subject:
         ids = torch.randint(0, self.vocabulary, (self.batch, self.tokens + 1), generator=g)
         ids = ids.to(device)
         mask = torch.ones_like(ids[:, :-1])
-        return {"input_ids": ids[:, :-1], "attention_mask": mask}, ids[:, 1:]
+        labels = ids[:, 1:] if self.classes is None else ids[:, -1] % self.classes
+        return {"input_ids": ids[:, :-1], "attention_mask": mask}, labels
 
 
 def vit(name: str, size: int, **arch: Any) -> Callable[[], nn.Module]:
@@ -114,6 +115,29 @@ def llama(
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             return LlamaForCausalLM(config)
+
+    return build
+
+
+def bert(width: int, depth: int, heads: int, vocabulary: int) -> Callable[[], nn.Module]:
+    """Return a builder of a BERT encoder with random weights."""
+
+    def build() -> nn.Module:
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        devices: list[int] = []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            return BertModel(config, add_pooling_layer=False)
 
     return build
 
@@ -175,6 +199,16 @@ SUBJECTS: dict[str, Subject] = {
             pairs=LLAMA_PAIRS,
         ),
         Subject(
+            "minilm",
+            "BERT of 6 layers x 384 (MiniLM's shape, vocabulary 30522), batch 16 x 64 tokens, 2 "
+            "classes",
+            bert(384, 6, 12, 30522),
+            batch=16,
+            tokens=64,
+            vocabulary=30522,
+            classes=2,
+        ),
+        Subject(
             "vit_b",
             "ViT-B/16 at 224 pixels, batch 64, 100 classes",
             vit("vit_base_patch16_224", 224),
@@ -201,6 +235,15 @@ SUBJECTS: dict[str, Subject] = {
             image_size=32,
             classes=3,
             pairs=VIT_PAIRS,
+        ),
+        Subject(
+            "bert_tiny",
+            "random BERT of 2 layers x 64, for tests",
+            bert(64, 2, 4, 64),
+            batch=4,
+            tokens=16,
+            vocabulary=64,
+            classes=3,
         ),
         Subject(
             "llama_tiny",

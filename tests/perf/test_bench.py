@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from peftbench.edits import Entries
 from peftbench.errors import ConfigError
 from peftbench.perf import report
 from peftbench.perf.bench import Clock, Interval, interleave, median_interval, paired
@@ -67,6 +68,45 @@ def test_ours_and_the_peer_train_the_same_numbers_and_agree_at_the_start(name):
         assert clock.forward(row).item() != before
     for row in rows.values():
         assert all(p.grad is None for p in row.model.trainable().values())
+
+
+def test_entries_are_measured_against_full_fine_tuning():
+    subject = SUBJECTS["bert_tiny"]
+    backbone = load(subject, CPU, torch.float32)
+    clock = Clock(subject, CPU, torch.float32)
+    two = {n: METHODS[n] for n in ("full", "sift")}
+    rows = [r for r in make_rows(subject, backbone, two, peers=False) if isinstance(r, Row)]
+    lines = {x.name: x for x in report.measure(rows, clock, rounds=2, compiled=False)}
+    sift, full = lines["sift"], lines["full"]
+    assert sift.peer == "full" and sift.to_peer is not None and full.peer is None
+    assert (sift.dense, full.dense) == (1, None)  # a dense gradient is dropped before the next
+    assert sift.state == 2 * sift.trainable and full.state == 2 * full.trainable
+    targets = {t["target"]: t for t in report.judge(subject, list(lines.values()))}
+    assert targets["sift / full"]["bound"] == 0.8
+    assert targets["sift: gradients of whole tensors alive at once"]["met"]
+    row = next(r for r in rows if r.name == "sift")
+    before = next(e for e in row.model.delta).tensor.clone()
+    clock.step(row)  # a step brings the network up to date
+    assert not torch.equal(before, next(e for e in row.model.delta).tensor)
+
+
+def test_gradients_that_stay_are_counted(monkeypatch):
+    subject = SUBJECTS["bert_tiny"]
+    clock = Clock(subject, CPU, torch.float32)
+    backbone = load(subject, CPU, torch.float32)
+    made = make_rows(subject, backbone, {"sift": METHODS["sift"]}, peers=False)
+    row = next(r for r in made if isinstance(r, Row) and r.name == "sift")
+    kept = []
+    gather = Entries._gather
+
+    def leaks(edit, tensor):
+        kept.append(tensor.grad)
+        gather(edit, tensor)
+
+    row.model.delta.detach()
+    monkeypatch.setattr(Entries, "_gather", leaks)
+    row.model.delta.attach()
+    assert clock.dense(row) == len(list(row.model.delta)) == len(kept)
 
 
 def test_every_network_compiles_and_still_trains():
