@@ -53,6 +53,31 @@ def bert(name: str) -> dict:
     return {"sha256": sha256_tensors(AutoModel.from_pretrained(name).state_dict())}
 
 
+def text(kind: str, **settings: object) -> dict:
+    import torch
+
+    from peftbench.backbones import load_text
+
+    backbone = getattr(load_text, kind)(**settings).load()
+    anatomy, codec = backbone.anatomy, backbone.codec
+    ids = torch.tensor(codec.ids(["a text"], special=True))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        features = anatomy.features(backbone.model, given)
+    return {
+        "sha256": backbone.sha256,
+        "source": backbone.source,
+        "family": anatomy.family,
+        "parameters": backbone.parameter_count(),
+        "positions": codec.positions,
+        "pad": codec.pad,
+        "end": codec.end,
+        "side": codec.tokenizer.padding_side,
+        "text": codec.text(codec.ids(["so it is"])[0]),
+        "features": list(features.shape),
+    }
+
+
 def main() -> None:
     out, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
