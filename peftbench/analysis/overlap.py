@@ -30,7 +30,7 @@ from .scene import PRETRAINED, Scene, batch_gradient, sparse_method, tensors_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SELECTIONS = ("gradient", "random")
+SELECTIONS: tuple[Literal["gradient", "random"], ...] = ("gradient", "random")
 ONE_PERCENT = 0.01
 
 

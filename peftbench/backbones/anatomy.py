@@ -100,6 +100,8 @@ class Anatomy:
         logits: (model, inputs) -> language-model logits (B, T, V); None if it has no such head.
         write: (model, inputs, config) -> ids (B, G) that the network writes after its inputs; None
             if it has no such head.
+        encode: (model, inputs) -> inputs with what the encoder gives in place of its ids, which
+            ``logits`` and ``write`` take as well; None if nothing is read before writing begins.
         generating: modules that language-model logits use and pooled features do not.
         unused: identities of modules that this view of the network leaves out.
         fingerprint: () -> hash of the weights, where whoever loaded them keeps it.
@@ -117,6 +119,7 @@ class Anatomy:
     patch_grid: tuple[int, int] | None = None
     logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
     write: Callable[[nn.Module, Mapping[str, Tensor], Any], Tensor] | None = None
+    encode: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     generating: tuple[nn.Module, ...] = ()
     unused: frozenset[int] = frozenset()
     fingerprint: Callable[[], str] | None = None
@@ -151,6 +154,7 @@ class Anatomy:
             channels=tuple(c for c in self.channels if id(c.module) not in unused),
             logits=None,
             write=None,
+            encode=None,
             unused=unused,
         )
 

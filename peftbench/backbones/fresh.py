@@ -39,7 +39,7 @@ def fresh_start(backbone: Backbone, seed: int = 0) -> Backbone:
             f"were trained: {', '.join(kept[:4])}"
         )
     name = f"{backbone.name} with random weights"
-    return Backbone(name, model, "random", backbone.preprocess, backbone.codec)
+    return Backbone(name, model, "random", backbone.preprocess, codec=backbone.codec)
 
 
 def _draw(model: Any) -> None:

@@ -38,6 +38,7 @@ def anatomy(model: Any) -> Anatomy:
         read_token=read_token,
         logits=logits if hasattr(model, "lm_head") else None,
         write=write if hasattr(model, "lm_head") else None,
+        encode=encode if hasattr(model, "lm_head") else None,
         generating=tuple(getattr(model, n) for n in ("decoder", "lm_head") if hasattr(model, n)),
     )
 
@@ -58,15 +59,33 @@ def read_token(model: Any, token_BD: Tensor) -> Tensor:
     return token_BD
 
 
+def encode(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs with the encoder's output, ``encoded`` (B, T', D), in place of its ids."""
+    mask_BT = inputs.get("attention_mask")
+    given = model.encoder(input_ids=inputs["input_ids"], attention_mask=mask_BT)
+    rest = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
+    return {**rest, "encoded": given.last_hidden_state}
+
+
 def logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return decoder logits (B, T, V) for ``decoder_input_ids``."""
-    return model(**inputs, use_cache=False).logits
+    return model(**_given(inputs), use_cache=False).logits
 
 
 def write(model: Any, inputs: Mapping[str, Tensor], config: Any) -> Tensor:
     """Return the ids (B, G) that the decoder writes, without the one that it starts from."""
-    written: Tensor = model.generate(**inputs, generation_config=config)
+    written: Tensor = model.generate(**_given(inputs), generation_config=config)
     return written[:, 1:]
+
+
+def _given(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return inputs as the network takes them, whether the encoder has run already or not."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    rest: dict[str, Any] = dict(inputs)
+    if "encoded" in rest:
+        rest["encoder_outputs"] = BaseModelOutput(last_hidden_state=rest.pop("encoded"))
+    return rest
 
 
 def _stack(model: Any, name: str, paths: dict[int, str]) -> Stack:

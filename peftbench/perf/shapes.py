@@ -134,7 +134,8 @@ def _llama(
     def build(attention: str) -> nn.Module:
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        config = LlamaConfig(
+        make_config: Any = LlamaConfig
+        config = make_config(
             vocab_size=vocabulary,
             hidden_size=width,
             intermediate_size=inner,

@@ -194,6 +194,8 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
         argument = re.sub(r"^(\+{0,2}|~)parts\.", r"\1method.parts.", argument)
         argument = re.sub(r"^(inner\.)?(blocks|sizes)\.", r"++method.\1\2.", argument)
         argument = re.sub(r"^(\+{0,2}|~)inner(?==|$)", r"\1method@method.inner", argument)
+        argument = re.sub(r"^(\+{0,2}|~)sources(?==|$)", r"\1sources@method.sources", argument)
+        argument = re.sub(r"^(\+{0,2}|~)sources\.", r"\1method.sources.", argument)
         out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
     return out
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -121,9 +121,10 @@ def outcome(
         rows: (B,) its places in the split.
 
     """
-    output = forward(batch)
     if not isinstance(task, Written):
-        return model.method.scores(output)
+        return model.method.scores(forward(batch))
+    batch = replace(batch, inputs=model.encode(batch.inputs))
+    output = forward(batch)
     return task.outcome(output.logits, batch.labels, _written(model, task, split, batch, rows))
 
 
@@ -135,7 +136,10 @@ def _written(model: Adapted, task: Written, split: Split, batch: Batch, rows: Te
         return torch.zeros(len(rows), 0, device=device)
     encoded, codec = split.encoded, task.codec
     assert encoded is not None
-    prompts = {name: t.to(device) for name, t in encoded.prompts(rows[asked]).items()}
+    if "encoded" in batch.inputs:  # the source was read for the loss already
+        prompts = {n: batch.inputs[n][asked.to(device)] for n in ("encoded", "attention_mask")}
+    else:
+        prompts = {name: t.to(device) for name, t in encoded.prompts(rows[asked]).items()}
     found = model.write(prompts, codec.end, codec.pad, task.longest_written)
     written = torch.full((len(rows), found.shape[1]), -1, device=device)
     written[asked.to(device)] = found

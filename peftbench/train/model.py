@@ -86,9 +86,7 @@ class Adapted(nn.Module):
         if features_BD is not None:
             return Output(self._head(MAIN, features_BD))
         anatomy, delta = self.backbone.anatomy, self.delta
-        delta.taps.clear()
-        delta.terms.clear()
-        delta.context.clear()
+        self._forget()
         if context:
             delta.context.update(context)
         if MAIN not in self.heads:
@@ -103,6 +101,19 @@ class Adapted(nn.Module):
                 extra[name] = self._head(name if kind == "separate" else MAIN, token_BD)
         return Output(self._head(MAIN, pooled_BD), extra, dict(delta.terms))
 
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs with all done that writing and its loss have in common.
+
+        That is the encoder's pass of an encoder-decoder, and nothing elsewhere.
+        """
+        anatomy = self.backbone.anatomy
+        self._forget()
+        return dict(inputs) if anatomy.encode is None else anatomy.encode(self.base, inputs)
+
+    def _forget(self) -> None:
+        for held in (self.delta.taps, self.delta.terms, self.delta.context):
+            held.clear()
+
     @torch.no_grad()
     def write(
         self, inputs: Mapping[str, Tensor], end: int, pad: int, longest: int, **how: Any
@@ -110,7 +121,8 @@ class Adapted(nn.Module):
         """Return what the network writes after its inputs, ids (B, G) with G <= longest.
 
         Args:
-            inputs: ids and mask; prompts of a decoder end together.
+            inputs: ids and mask, or what :meth:`encode` made of them; prompts of a decoder end
+                together.
             end: id that ends an answer.
             pad: id that fills up the answers that end first.
             longest: tokens of an answer.
@@ -122,8 +134,7 @@ class Adapted(nn.Module):
         anatomy = self.backbone.anatomy
         if anatomy.write is None:
             raise IncompatibleError(f"{self.backbone.name} has no language-model head to write by")
-        for held in (self.delta.taps, self.delta.terms, self.delta.context):
-            held.clear()
+        self._forget()
         settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, **how}
         start = getattr(getattr(self.base, "config", None), "decoder_start_token_id", None)
         if start is not None:
