@@ -93,8 +93,8 @@ def join(key: str, name: str) -> str:
 
 def convert(value: Any, hint: Any, key: str) -> Any:
     """Return ``value`` as type ``hint`` or raise :class:`ConfigError` naming ``key``."""
-    if hint is Any:
-        return value
+    if hint is Any:  # whatever it is, if it says so itself
+        return build(value, key) if isinstance(value, Mapping) and TARGET in value else value
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, get_args(hint), key)
