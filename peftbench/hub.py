@@ -49,6 +49,20 @@ def out_of_reach() -> str | None:
     return None
 
 
+def refusal(name: str, filename: str, revision: str | None = None) -> str | None:
+    """Ask the hub for a model's file; return why it is not given, or None where it is.
+
+    transformers calls a file absent whatever the hub's answer was.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision), timeout=REACH_SECONDS)
+    except client_errors() as error:
+        return reason(error)
+    return None
+
+
 def client_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions by which the hub's clients say that a file could not be had."""
     from huggingface_hub import errors

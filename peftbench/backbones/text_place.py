@@ -142,7 +142,10 @@ class Place:
         if isinstance(error, SafetensorError) or "not a valid JSON" in text:
             return CorruptAssetError(f"backbone.model: a file of {self.name} is damaged: {text}")
         if isinstance(error, hub.client_errors()):
-            return self.missing(hub.reason(error))
+            why = hub.reason(error)
+            if self.remote and "does not appear to have a file" in why:
+                why = hub.refusal(self.path, WEIGHT_FILES[0], self.revision) or why
+            return self.missing(why)
         if isinstance(error, RuntimeError) and "size" in text:
             return CorruptAssetError(
                 f"backbone.model: the weights of {self.name} do not fit its config.json: {text}"

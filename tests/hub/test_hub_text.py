@@ -149,6 +149,10 @@ def test_weights_that_are_not_whole_are_refused(online: Child, hub: Hub, pushed:
     hub.push("models", "me/cut", {**pushed["llama"], "model.safetensors": cut})
     with pytest.raises(Refused, match=r"CorruptAssetError: .*me/cut is damaged"):
         online("text", kind="HubLlama", model="me/cut")
+    none = {k: v for k, v in pushed["llama"].items() if k != "model.safetensors"}
+    hub.push("models", "me/weightless", none)
+    with pytest.raises(Refused, match=r"MissingAssetError[^$]*the repository lacks the file"):
+        online("text", kind="HubLlama", model="me/weightless")
     bare = {k: v for k, v in pushed["llama"].items() if not k.startswith("tokenizer")}
     hub.push("models", "me/wordless", bare)
     with pytest.raises(Refused, match=r"(Missing|Config|Corrupt)\w*Error: [^$]*me/wordless"):
