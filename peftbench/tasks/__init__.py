@@ -1,5 +1,6 @@
 """Tasks: data, loss, metrics and splits."""
 
+from .alpaca_hub import Alpaca
 from .base import Classification, DataSpec, Task
 from .batch import Batch, Split
 from .cifar import Cifar100
@@ -11,10 +12,12 @@ from .interval import wilson
 from .pocket import PocketVision
 from .pocket_instruct import PocketInstruct
 from .pocket_text import PocketText
+from .published import PublishedSuite, PublishedText
 from .suite import Suite
 from .vtab import Vtab1k, VtabTask
 
 __all__ = [
+    "Alpaca",
     "Batch",
     "Cifar100",
     "Classification",
@@ -28,6 +31,8 @@ __all__ = [
     "PocketInstruct",
     "PocketText",
     "PocketVision",
+    "PublishedSuite",
+    "PublishedText",
     "Split",
     "Suite",
     "Task",

@@ -81,8 +81,6 @@ def load_files(folder: Path) -> Mapping[str, Any]:
         CorruptAssetError: a table cannot be read.
 
     """
-    import datasets
-
     files: dict[str, list[str]] = {}
     kinds = set()
     for path in sorted(folder.iterdir()):
@@ -90,17 +88,33 @@ def load_files(folder: Path) -> Mapping[str, Any]:
             split = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
             files.setdefault(split, []).append(str(path))
             kinds.add(TABLES[path.suffix])
-    if len(kinds) != 1:
-        if not kinds:
-            listed = ", ".join(f"<split>{suffix}" for suffix in TABLES)
-            raise MissingAssetError(f"data.path: {folder} holds no tables ({listed})")
+    if not kinds:
+        listed = ", ".join(f"<split>{suffix}" for suffix in TABLES)
+        raise MissingAssetError(f"data.path: {folder} holds no tables ({listed})")
+    if len(kinds) > 1:
         raise ConfigError(f"data.path: {folder} holds tables of several kinds: {sorted(kinds)}")
+    return _tables(kinds.pop(), files, str(folder))
+
+
+def load_table(path: Path) -> Mapping[str, Any]:
+    """Read one table as the split ``train``.
+
+    Raises:
+        CorruptAssetError: it cannot be read.
+
+    """
+    return _tables(TABLES[path.suffix], {"train": [str(path)]}, str(path))
+
+
+def _tables(kind: str, files: Mapping[str, list[str]], what: str) -> Mapping[str, Any]:
+    import datasets
+
     try:
         with quiet():
-            loaded: Mapping[str, Any] = datasets.load_dataset(kinds.pop(), data_files=files)
+            loaded: Mapping[str, Any] = datasets.load_dataset(kind, data_files=dict(files))
             return loaded
     except Exception as error:  # whatever one of the readers raises
-        raise told(str(folder), None, False, error) from error
+        raise told(what, None, False, error) from error
 
 
 def obtainable(path: str) -> None:
