@@ -107,12 +107,15 @@ def load_table(path: Path) -> Mapping[str, Any]:
 
 
 def _tables(kind: str, files: Mapping[str, list[str]], what: str) -> Mapping[str, Any]:
+    """Read every split by itself: read together, a column that one lacks is filled with nothing."""
     import datasets
 
     try:
         with quiet():
-            loaded: Mapping[str, Any] = datasets.load_dataset(kind, data_files=dict(files))
-            return loaded
+            return {
+                name: datasets.load_dataset(kind, data_files={name: paths}, split=name)
+                for name, paths in files.items()
+            }
     except Exception as error:  # whatever one of the readers raises
         raise told(what, None, False, error) from error
 

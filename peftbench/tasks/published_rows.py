@@ -80,7 +80,16 @@ class Part:
                 for made in found:
                     if lacking := self.row.columns - made.keys():
                         raise _absent(self.row, self.name, min(lacking), self.data)
-                    yield made
+                    yield self._whole(made)
+
+    def _whole(self, made: Made) -> Made:
+        empty = [column for column in self.row.columns if made[column] is None]
+        if empty:
+            raise CorruptAssetError(
+                f"task '{self.row.name}': a row of '{self.name}' has nothing in the column "
+                f"'{min(empty)}'; where the whole column is absent in one split only, it is read so"
+            )
+        return made
 
 
 def parts_of(row: TextRow, kind: Kind, tables: Mapping[str, Any]) -> dict[str, Part]:
@@ -124,7 +133,8 @@ def _labels(row: TextRow, kind: Kind, split: str, data: Any) -> list[Any]:
         raise _absent(row, split, row.label, data)
     column = data[row.label][:]
     if kind == "regression":
-        return [None if v is None or v < 0 else float(v) for v in column]
+        values = [None if v is None or v < 0 else float(v) for v in column]
+        return _some(row, split, values)
     names = row.values or row.words
     order = {name: i for i, name in enumerate(names)}
     found: list[Any] = []
@@ -139,7 +149,13 @@ def _labels(row: TextRow, kind: Kind, split: str, data: Any) -> list[Any]:
             )
         else:
             found.append(int(label))
-    return found
+    return _some(row, split, found)
+
+
+def _some(row: TextRow, split: str, labels: list[Any]) -> list[Any]:
+    if all(label is None for label in labels):
+        raise CorruptAssetError(f"task '{row.name}': no row of the split '{split}' has a label")
+    return labels
 
 
 def render(
@@ -157,7 +173,7 @@ def render(
     """
     made = [texts for _, _, texts in samples]
     labels = [label for _, label, _ in samples]
-    references: list[tuple[str, ...]] = []
+    references: Sequence[tuple[str, ...]] = ()
     if kind == "classification":
         targets = [words[label] for label in labels]
         numbers = torch.tensor(labels, dtype=torch.int64)

@@ -45,6 +45,25 @@ def images(**settings: object) -> dict:
     return {"digest": digest, "manifest": spec.manifest, "pictures": pictures, "modes": modes}
 
 
+def text(**settings: object) -> dict:
+    from peftbench.tasks import PublishedText
+
+    spec = PublishedText(**settings)
+    task = spec.load()
+    shown = {
+        name: [[part.sources[i], part.targets[i], part.labels[i].item()] for i in range(len(part))]
+        for name, part in task.splits.items()
+    }
+    return {"manifest": spec.manifest, "splits": shown, "words": task.words}
+
+
+def alpaca(**settings: object) -> dict:
+    from peftbench.tasks import Alpaca
+
+    task = Alpaca(**settings).load()
+    return {"sizes": {k: len(v) for k, v in task.splits.items()}, "manifest": task.manifest}
+
+
 def bert(name: str) -> dict:
     from transformers import AutoModel
 
