@@ -45,7 +45,7 @@ def images(**settings: object) -> dict:
     return {"digest": digest, "manifest": spec.manifest, "pictures": pictures, "modes": modes}
 
 
-def text(**settings: object) -> dict:
+def passages(**settings: object) -> dict:
     from peftbench.tasks import PublishedText
 
     spec = PublishedText(**settings)

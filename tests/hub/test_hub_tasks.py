@@ -54,7 +54,7 @@ def published(hub: Hub) -> None:
 
 def test_tasks_are_read_under_their_published_ids(online: Child, hub: Hub) -> None:
     commit = hub.repositories["datasets", "nyu-mll/glue"].refs["main"]
-    cola = online("text", task="cola")
+    cola = online("passages", task="cola")
     assert cola["manifest"]["source"] == {"hub": "nyu-mll/glue", "subset": "cola", "commit": commit}
     assert cola["words"] == ["unacceptable", "acceptable"]
     assert {name: len(part) for name, part in cola["splits"].items()} == {
@@ -66,37 +66,37 @@ def test_tasks_are_read_under_their_published_ids(online: Child, hub: Hub) -> No
         for source, target, label in part:
             number = int(source.removeprefix("sentence: sentence "))
             assert number % 2 == label and target == cola["words"][label]
-    assert len(online("text", task="mnli")["splits"]["test"]) == 20
-    values = online("text", task="stsb", splits="attempt", template="t5")["splits"]["val"]
+    assert len(online("passages", task="mnli")["splits"]["test"]) == 20
+    values = online("passages", task="stsb", splits="attempt", template="t5")["splits"]["val"]
     assert all(target == f"{round(value * 5) / 5:.1f}" for _, target, value in values)
-    marked = online("text", task="wsc")["splits"]["test"][0][0]
+    marked = online("passages", task="wsc")["splits"]["test"][0][0]
     assert marked == "text: * Ann10000 * saw that # she # won."
-    assert len(online("text", task="record")["splits"]["train"]) == 76  # a row per answer
-    answers = online("text", task="newsqa")["splits"]["test"]
+    assert len(online("passages", task="record")["splits"]["train"]) == 76  # a row per answer
+    answers = online("passages", task="newsqa")["splits"]["test"]
     assert answers[1] == ["question: effect context: context 10001", "answer 10001", -1]
 
 
 def test_a_wrong_configuration_revision_or_id_is_told(online: Child, hub: Hub) -> None:
     with pytest.raises(Refused, match=r"ConfigError.*'colla' \(key: data.subset\).*'cola'"):
-        online("text", task="cola", subset="colla")
+        online("passages", task="cola", subset="colla")
     with pytest.raises(Refused, match=r"MissingAssetError[^$]*Revision 'v9' doesn't exist"):
-        online("text", task="cola", revision="v9")
+        online("passages", task="cola", revision="v9")
     with pytest.raises(Refused, match=r"MissingAssetError[^$]*doesn't exist on the Hub"):
-        online("text", task="rte", path="me/nothing")
+        online("passages", task="rte", path="me/nothing")
 
 
 def test_the_hub_down_or_away(online: Child, offline: Child, hub: Hub) -> None:
-    before = online("text", task="newsqa")
-    assert offline("text", task="newsqa") == before
+    before = online("passages", task="newsqa")
+    assert offline("passages", task="newsqa") == before
     with pytest.raises(Refused, match=r"MissingAssetError[^$]*HF_HUB_OFFLINE is set"):
-        offline("text", task="squad")
+        offline("passages", task="squad")
     hub.push("datasets", "rajpurkar/squad", files("squad", "plain_text"))
     with (
         hub.failing("rajpurkar/squad", "down"),
         pytest.raises(Refused, match=r"MissingAssetError: data set rajpurkar/squad [^$]*status 503"),
     ):
-        online("text", task="squad")
-    assert len(online("text", task="squad")["splits"]["test"]) == 10
+        online("passages", task="squad")
+    assert len(online("passages", task="squad")["splits"]["test"]) == 10
 
 
 def test_alpaca_is_read_under_its_id(online: Child, hub: Hub) -> None:
