@@ -93,7 +93,9 @@ def test_the_hub_down_or_away(online: Child, offline: Child, hub: Hub) -> None:
     hub.push("datasets", "rajpurkar/squad", files("squad", "plain_text"))
     with (
         hub.failing("rajpurkar/squad", "down"),
-        pytest.raises(Refused, match=r"MissingAssetError: data set rajpurkar/squad [^$]*status 503"),
+        pytest.raises(
+            Refused, match=r"MissingAssetError: data set rajpurkar/squad [^$]*status 503"
+        ),
     ):
         online("passages", task="squad")
     assert len(online("passages", task="squad")["splits"]["test"]) == 10
