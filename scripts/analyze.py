@@ -16,11 +16,16 @@ python scripts/analyze.py sparsity backbone=dinov2_small data=digits method=sift
 python scripts/analyze.py overlap backbone=... data=... method=sift trainer.max_steps=100 every=5
                             how well SIFT's entries hold the gradient while training goes on
 
+python scripts/analyze.py landscape run=outputs/STUDY/RUN1,outputs/STUDY/RUN2
+                            the loss along lines and over a plane, random, pretrained and tuned
+
 run        a finished run's directory
 out        where the files go; by default the folder 'analysis' in the run's directory, or
            outputs/analysis/BACKBONE-DATA without a run
 images     (attention) pictures for which maps are drawn
 batches    (sparsity) training batches whose gradients are taken, 8 by default
+points     (landscape) of a line, 51 by default; directions=3 grid=25 samples=256 are its others
+head       (landscape) trained: that of the first run everywhere (default with a run); random
 every      (overlap) steps between records, 1 by default
 
 Exit status: 0, or 2 after a mistake that the message says how to mend.
@@ -32,10 +37,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from peftbench import arguments
-from peftbench.errors import PeftbenchError, unknown
+from peftbench.errors import ConfigError, PeftbenchError, unknown
 
 if TYPE_CHECKING:
     from peftbench.analysis.opened import Opened
@@ -86,6 +91,17 @@ class Overlap(Study):
     """Settings of ``overlap``; see the top of this file."""
 
     every: int = 1
+
+
+@dataclass(frozen=True)
+class Landscape(Study):
+    """Settings of ``landscape``; see the top of this file."""
+
+    points: int = 51
+    directions: int = 3
+    grid: int = 25
+    samples: int = 256
+    head: Literal["trained", "random"] | None = None
 
 
 def similarity(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,10 +162,32 @@ def overlap(scene: Scene, settings: Overlap) -> Findings:
     return Findings(numbers, {"overlap": study.draw(numbers, scene.title)}, {})
 
 
+def landscape(scenes: list[Scene], settings: Landscape) -> Findings:
+    """Return the loss around a network."""
+    from peftbench.analysis import landscape as study
+    from peftbench.analysis.landscape_figures import draw_lines, draw_plane
+
+    if settings.head == "trained" and settings.run is None:
+        raise ConfigError("head: trained needs run=...; without a run the head is random")
+    head = settings.head or ("trained" if settings.run else "random")
+    own = (settings.points, settings.directions, settings.grid, settings.samples, head)
+    numbers = study.measure(scenes, study.Walk(*own))
+    print(study.table(numbers))
+    title = scenes[0].title
+    figures = {"landscape": draw_lines(numbers, title)}
+    if settings.grid:
+        figures["landscape_plane"] = draw_plane(numbers, title)
+    return Findings(numbers, figures, {})
+
+
 STUDIES: dict[str, tuple[type, Any]] = {
     "sparsity": (Sparsity, sparsity),
     "overlap": (Overlap, overlap),
+    "landscape": (Landscape, landscape),
 }
+
+SEVERAL = {"landscape"}
+"""Studies that put several runs into one result."""
 
 LOOKS: dict[str, tuple[type, Any]] = {
     "similarity": (Look, similarity),
@@ -182,9 +220,14 @@ def study(name: str, words: Sequence[str]) -> None:
     from peftbench.reports.figures import need_matplotlib
 
     need_matplotlib(name)
-    scene = open_scene(settings.run, [word for word in words if word not in mine])
-    findings = found(scene, settings)
-    write(Path(settings.out) if settings.out else scene.folder, name, findings)
+    rest = [word for word in words if word not in mine]
+    runs = settings.run.split(",") if settings.run else [None]
+    several = name in SEVERAL
+    if len(runs) > 1 and not several:
+        raise ConfigError(f"run: {name} looks at one run; allowed with several: {sorted(SEVERAL)}")
+    scenes = [open_scene(run, rest) for run in runs]
+    findings = found(scenes if several else scenes[0], settings)
+    write(Path(settings.out) if settings.out else scenes[0].folder, name, findings)
 
 
 def write(folder: Path, name: str, findings: Findings) -> None:

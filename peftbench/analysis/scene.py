@@ -206,17 +206,19 @@ def watching(model: Adapted, tensors: Mapping[str, nn.Parameter], see: See) -> I
         see(name, gradient)
 
     try:
+        for edit in entries.values():  # whatever is not watched is dropped
+            edit.preparing = True
         for name, tensor in tensors.items():
-            edit = entries.get(id(tensor))
-            if edit is not None:
-                edit.watcher = partial(see, name)
+            own = entries.get(id(tensor))
+            if own is not None:
+                own.watcher = partial(see, name)
             else:
                 tensor.requires_grad_(True)
                 handles.append(tensor.register_post_accumulate_grad_hook(partial(take, name)))
         yield
     finally:
         for edit in entries.values():
-            edit.watcher = None
+            edit.watcher, edit.preparing = None, False
         for handle in handles:
             handle.remove()
         for name, tensor in tensors.items():
