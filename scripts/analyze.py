@@ -19,13 +19,17 @@ python scripts/analyze.py overlap backbone=... data=... method=sift trainer.max_
 python scripts/analyze.py landscape run=outputs/STUDY/RUN1,outputs/STUDY/RUN2
                             the loss along lines and over a plane, random, pretrained and tuned
 
-run        a finished run's directory
+python scripts/analyze.py pac_bayes run=outputs/STUDY/FULL,outputs/STUDY/LORA,outputs/STUDY/SIFT
+                            distances from pretrained and random weights, and PAC-Bayes terms
+
+run        a finished run's directory; several with commas (landscape, pac_bayes)
 out        where the files go; by default the folder 'analysis' in the run's directory, or
            outputs/analysis/BACKBONE-DATA without a run
 images     (attention) pictures for which maps are drawn
 batches    (sparsity) training batches whose gradients are taken, 8 by default
-points     (landscape) of a line, 51 by default; directions=3 grid=25 samples=256 are its others
+points     (landscape) of a line, 51 by default; directions=3 grid=25 are its others
 head       (landscape) trained: that of the first run everywhere (default with a run); random
+samples    (landscape, pac_bayes) training samples, 256 by default; pac_bayes: draws=3 rise=0.05
 every      (overlap) steps between records, 1 by default
 
 Exit status: 0, or 2 after a mistake that the message says how to mend.
@@ -104,6 +108,16 @@ class Landscape(Study):
     head: Literal["trained", "random"] | None = None
 
 
+@dataclass(frozen=True)
+class PacBayes(Study):
+    """Settings of ``pac_bayes``; see the top of this file."""
+
+    samples: int = 256
+    draws: int = 3
+    rise: float = 0.05
+    delta: float = 0.05
+
+
 def similarity(opened: Opened, settings: Look) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return numbers and figures of the logits over training."""
     from peftbench.analysis import similarity as measured
@@ -180,13 +194,27 @@ def landscape(scenes: list[Scene], settings: Landscape) -> Findings:
     return Findings(numbers, figures, {})
 
 
+def pac_bayes(scenes: list[Scene], settings: PacBayes) -> Findings:
+    """Return distances and bounds of runs."""
+    from peftbench.analysis import pac_bayes as study
+
+    if settings.run is None:
+        raise ConfigError("run: pac_bayes needs finished runs (run=outputs/STUDY/RUN)")
+    terms = study.Terms(settings.samples, settings.draws, settings.rise, settings.delta)
+    numbers = study.measure(scenes, terms)
+    print(study.table(numbers))
+    lines = [study.COLUMNS, *([row[c] for c in study.COLUMNS] for row in numbers["rows"])]
+    return Findings(numbers, {}, {"pac_bayes": lines})
+
+
 STUDIES: dict[str, tuple[type, Any]] = {
     "sparsity": (Sparsity, sparsity),
     "overlap": (Overlap, overlap),
     "landscape": (Landscape, landscape),
+    "pac_bayes": (PacBayes, pac_bayes),
 }
 
-SEVERAL = {"landscape"}
+SEVERAL = {"landscape", "pac_bayes"}
 """Studies that put several runs into one result."""
 
 LOOKS: dict[str, tuple[type, Any]] = {

@@ -115,18 +115,19 @@ class Scene:
             network = fresh_start(network, self.settings.seed)
         return Adapted(network, chosen, self.task.head, self.settings.seed)
 
-    def split(self) -> Split:
-        """Return what the first fit of the protocol trains on."""
-        names = phases(self.settings.protocol)[0].fit
+    def split(self, last: bool = False) -> Split:
+        """Return what the first fit of the protocol trains on, or the last one."""
+        names = phases(self.settings.protocol)[-1 if last else 0].fit
         parts = [self.task.split(name) for name in names]
         return parts[0] if len(parts) == 1 else Split.concat("+".join(names), parts)
 
-    def fitter(self, model: Adapted, plain: bool = True) -> Fitter:
+    def fitter(self, model: Adapted, plain: bool = True, last: bool = False) -> Fitter:
         """Return a fit of a model on :meth:`split`, which hands out batches and losses.
 
         Args:
             model: attached.
             plain: without augmentation, stochastic depth, kept features and compiling.
+            last: on the split of the protocol's last fit, which the run's adapter comes from.
 
         """
         trainer = self.settings.trainer
@@ -136,7 +137,7 @@ class Scene:
         return Fitter(
             model,
             self.task,
-            self.split(),
+            self.split(last),
             model.backbone.preprocess,
             trainer,
             self.settings.seed,
