@@ -76,7 +76,7 @@ def measure(scenes: Sequence[Scene], walk: Walk) -> dict[str, Any]:
     for scene in scenes[1:]:
         if any(scene.settings.plain[g] != first.settings.plain[g] for g in same):
             raise ConfigError("run: runs of one landscape need the same backbone and data")
-    heads = _heads(first) if walk.head == "trained" else None
+    heads = _heads(first, TUNED if walk.head == "trained" else PRETRAINED)
     steps = torch.linspace(-1, 1, walk.points, dtype=torch.float64).tolist()
     states = {}
     for name, scene, state in _states(scenes):
@@ -84,7 +84,7 @@ def measure(scenes: Sequence[Scene], walk: Walk) -> dict[str, Any]:
         model = scene.model(state, Sift(method.roles, 1e-12, method.biases))
         try:
             if model.heads:
-                model.heads.load_state_dict(heads or _heads(first, PRETRAINED))
+                model.heads.load_state_dict(heads)
             states[name] = _around(scene, model, method, walk, steps)
         finally:
             model.release()
@@ -102,7 +102,7 @@ def _states(scenes: Sequence[Scene]) -> list[tuple[str, Scene, str]]:
     return found
 
 
-def _heads(scene: Scene, state: str = TUNED) -> dict[str, Tensor]:
+def _heads(scene: Scene, state: str) -> dict[str, Tensor]:
     model = scene.model(state)
     model.release()
     return {name: t.clone() for name, t in model.heads.state_dict().items()}
@@ -129,7 +129,8 @@ def _around(
     if walk.grid:
         axis = torch.linspace(-1, 1, walk.grid, dtype=torch.float64).tolist()
         plane = [[_loss(sample, own, [(a, first), (b, second)]) for a in axis] for b in axis]
-    return {"loss": lines["random 1"]["losses"][len(steps) // 2], "lines": lines, "plane": plane}
+    start = _loss(sample, own, [])
+    return {"loss": start, "lines": lines, "plane": plane}
 
 
 class Sample:

@@ -169,8 +169,8 @@ class Posterior:
                     tensor.copy_(before[name])
                     tensor.view(-1).index_add_(0, index, noise)
             total += self._error()
-        for name, tensor in before.items():
-            self.theta[name].copy_(tensor)
+        for name, value in before.items():
+            self.theta[name].copy_(value)
         return total / self.terms.draws
 
     def bound(

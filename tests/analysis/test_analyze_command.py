@@ -65,6 +65,31 @@ def test_an_analysis_of_a_run_writes_into_it(analyze, capsys, sift_run):
     assert numbers["run_id"] == sift_run.path.name
 
 
+def test_overlap_and_landscape_write_their_files(analyze, capsys, tmp_path):
+    out = f"out={tmp_path}"
+    more = ("trainer.max_steps=2", "every=1")
+    assert run(analyze, capsys, "overlap", *TINY, *more, out)[0] == 0
+    small = ("points=3", "directions=2", "grid=3", "samples=8")
+    code, text, err = run(analyze, capsys, "landscape", *TINY, *small, out)
+    assert (code, err) == (0, "") and "negative gradient" in text
+    names = ["landscape.json", "landscape.png", "landscape_plane.png"]
+    assert [line.rpartition("/")[2] for line in text.splitlines()[-3:]] == names
+    for stem in ("overlap", "landscape", "landscape_plane"):
+        with Image.open(tmp_path / f"{stem}.png") as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+    assert run(analyze, capsys, "landscape", *TINY, *small[:2], "samples=8", "grid=0", out)[0] == 0
+
+
+def test_several_runs_make_one_table(analyze, capsys, tmp_path, sift_run, full_run):
+    both = f"run={full_run.path},{sift_run.path}"
+    words = ("samples=8", "draws=1", f"out={tmp_path}")
+    code, _, err = run(analyze, capsys, "pac_bayes", both, *words)
+    assert (code, err) == (0, "")
+    assert len((tmp_path / "pac_bayes.csv").read_text().splitlines()) == 5
+    code, _, err = run(analyze, capsys, "sparsity", both, f"out={tmp_path}")
+    assert code == 2 and "looks at one run" in err
+
+
 def test_the_run_directory_is_where_files_go(analyze, capsys, tuner_run):
     code, out, _ = run(analyze, capsys, "scales", f"run={tuner_run.path}")
     assert code == 0
@@ -90,6 +115,9 @@ def test_a_fit_that_does_not_repeat_is_said(analyze, capsys, tmp_path, gist_run,
         (("sparsity", *TINY, "batches=0"), "batches: 0 must be at least 1"),
         (("sparsity", *TINY, "batch=4"), "unknown setting 'batch'"),
         (("sparsity", "run=nowhere"), "no run directory"),
+        (("pac_bayes", *TINY), "pac_bayes needs finished runs"),
+        (("landscape", *TINY, "head=trained"), "without a run the head is random"),
+        (("landscape", *TINY, "points=4"), "must be odd"),
         (("sparsity", "run=nowhere", "data=digits"), "everything is as in that run"),
     ],
 )
