@@ -164,8 +164,8 @@ class Attempt(Method):
         """One token edit.
 
         Raises:
-            ConfigError: no source has been trained.
-            MissingAssetError, ArtefactError: a trained source is gone, or fits no more.
+            MissingAssetError: a source has not been trained, or is gone.
+            ArtefactError: a trained source fits no more.
 
         """
         site, prompt = anatomy.stacks[0].sequence, self.prompt

@@ -129,8 +129,8 @@ class Pemt(Method):
         """The prompt, what mixtures read around them, a mixture per block, and the norms.
 
         Raises:
-            ConfigError: no source has been trained.
-            MissingAssetError, ArtefactError: a trained source is gone, or fits no more.
+            MissingAssetError: a source has not been trained, or is gone.
+            ArtefactError: a trained source fits no more.
 
         """
         trained = self._trained(anatomy)

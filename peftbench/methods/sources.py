@@ -173,13 +173,12 @@ def read(
         fields: in these settings.
 
     Raises:
-        ConfigError: there is none.
-        MissingAssetError: a folder is gone.
+        MissingAssetError: none has been trained, or a folder is gone.
         ArtefactError: another file than before, another network, another method or setting.
 
     """
     if not library:
-        raise ConfigError(
+        raise MissingAssetError(
             "method.library: this method learns from source tasks that are trained first; a run "
             "does it for method.sources.tasks, a program runs method.stages() and hands the "
             "adapters to method.staged(...)"

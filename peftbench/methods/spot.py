@@ -48,8 +48,8 @@ class Spot(Method):
         """One token edit.
 
         Raises:
-            ConfigError: the source has not been trained.
-            MissingAssetError, ArtefactError: it is gone, or fits no more.
+            MissingAssetError: a source has not been trained, or is gone.
+            ArtefactError: a trained source fits no more.
 
         """
         site = anatomy.stacks[0].sequence

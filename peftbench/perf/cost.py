@@ -26,11 +26,14 @@ from ..edits import (
     Factored,
     InputOp,
     InputScale,
+    LinearTuner,
     LowRank,
+    Mixture,
     OpEdit,
     OpSite,
     OutputScale,
     Prefix,
+    PromptView,
     ScaleShift,
     TensorRef,
     Tokens,
@@ -43,6 +46,7 @@ from ..errors import IncompatibleError
 from ..methods import Method
 from ..train.model import Adapted
 from .cost_branches import below, branch_flops
+from .cost_prompts import made_flops, mixture_flops
 from .cost_side import side_flops
 from .cost_tuners import factored_flops, tuner_flops
 from .rows import AddedVector, bottom
@@ -106,8 +110,12 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
     """Return where a vector must stand so that gradients reach as far down as the edit needs."""
     if isinstance(edit, InputScale):
         return [TensorRef(edit.module, "input", 0)]
-    if isinstance(edit, LowRank | Factored | OutputScale | AddedBias):
+    if isinstance(edit, LowRank | LinearTuner | Factored | OutputScale | AddedBias):
         return [TensorRef(edit.module, "output")]
+    if isinstance(edit, Mixture):
+        return [edit.place]
+    if isinstance(edit, PromptView):
+        return []
     if isinstance(edit, AddedVector):
         return [edit.place]
     if isinstance(edit, ScaleShift):
@@ -212,6 +220,13 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
         return sum(_beside(tuner, site, shapes) for site in edit.sites)
     if isinstance(edit, InputOp):
         return _beside(edit.tuner, edit.site, shapes)
+    if isinstance(edit, LinearTuner):
+        return tuner_flops(edit.tuner, shapes.rows[id(edit.module)], 1)
+    if isinstance(edit, Mixture):
+        batch = shapes.sequences[edit.stack][0]
+        return mixture_flops(edit, shapes.rows[id(edit.site.module)], batch)
+    if isinstance(edit, Tokens):
+        return made_flops(edit, shapes.blocks[_first_block(edit, anatomy)][0])
     if isinstance(edit, Factored):
         return factored_flops(edit, shapes.rows[id(edit.module)])
     if isinstance(edit, Ladder):
@@ -250,7 +265,17 @@ def _token_rows(tokens: Sequence[Tokens], stack: Stack, shapes: Shapes) -> int:
         total += sum(4 * batch * count * layer.weight.numel() for layer in layers.values())
         width = block.linears["o"].in_features
         total += 12 * batch * width * (length**2 - (length - count) ** 2)
+        if stack.sequence.memory is not None:  # rows that stay in what another stack gives
+            kept = sum(e.count for e in tokens if e.stay)
+            maps = sum(block.linears[r].module.weight.numel() for r in ("cross_k", "cross_v"))
+            width = block.linears["cross_o"].in_features
+            total += 4 * batch * kept * maps + 12 * batch * width * length * kept
     return total
+
+
+def _first_block(edit: Tokens, anatomy: Anatomy) -> int:
+    """Return the identity of the first block that tokens enter."""
+    return next(id(b.module) for b in anatomy.blocks if edit.passes(b.module))
 
 
 def necessary_flops(

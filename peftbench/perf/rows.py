@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..backbones import Anatomy, Backbone
 from ..edits import Delta, Edit, TensorRef
 from ..edits.sites import Handles, cast
-from ..errors import ConfigError, IncompatibleError, unknown
+from ..errors import ConfigError, IncompatibleError, MissingAssetError, unknown
 from ..methods import Method, Output, Passes
 from ..spec import TARGET, build
 from ..train.model import Adapted, new_head
@@ -223,5 +223,5 @@ def make_rows(
         method = build(settings)
         try:
             yield adapt(name, method)
-        except IncompatibleError as error:
+        except (IncompatibleError, MissingAssetError) as error:
             yield f"{name}: {error}"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import peftbench
-from peftbench.errors import ConfigError
+from peftbench.errors import ConfigError, MissingAssetError
 from peftbench.methods.attempt import Attempt
 from peftbench.methods.prompt_tuning import PromptTuning
 from peftbench.methods.sources import Source, Sources
@@ -38,7 +38,10 @@ def test_spot_starts_from_its_source_and_is_prompt_tuning():
         assert not torch.equal(nets.prompt(model).tokens[0], start)
     with pytest.raises(ConfigError, match="one source"):
         Spot(sources("a", "b"))
-    with pytest.raises(ConfigError, match="trained first"), tiny.adapted(Spot(library={}), "t5"):
+    with (
+        pytest.raises(MissingAssetError, match="trained first"),
+        tiny.adapted(Spot(library={}), "t5"),
+    ):
         pass
 
 

@@ -45,7 +45,7 @@ def test_names_that_do_not_exist():
 
 def test_without_trained_sources():
     anatomy = tiny.backbone("t5_tiny_random").anatomy
-    with pytest.raises(ConfigError, match="that are trained first"):
+    with pytest.raises(MissingAssetError, match="that are trained first"):
         nets.made().plan(anatomy, torch.Generator())
 
 
