@@ -204,9 +204,12 @@ class PromptView(Edit):
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Watch masks and memories."""
+        edits = list(delta)
+        behind = [e for e in edits[edits.index(self) + 1 :] if isinstance(e, Tokens)]
         for sequence in self.sequences:
+            later = [e for e in behind if e.site.name == sequence.name]
             for mask in sequence.masks:
-                handles.add(mask.watch(self._keeper(sequence.name)))
+                handles.add(mask.watch(self._keeper(sequence.name, later)))
             if sequence.memory is not None:
                 handles.add(sequence.memory.watch(self._reader(sequence.name)))
 
@@ -216,13 +219,15 @@ class PromptView(Edit):
 
         handles.add(forget)
 
-    def _keeper(self, name: str):  # type: ignore[no-untyped-def]
+    def _keeper(self, name: str, later: Sequence[Tokens]):  # type: ignore[no-untyped-def]
         def keep(mask: Tensor | None) -> None:
             if mask is not None and mask.dim() != 2:
                 raise IncompatibleError(
                     f"mixtures in '{name}' read its attention mask, which must be of shape "
                     f"(batch, tokens); got {tuple(mask.shape)}"
                 )
+            for edit in later if mask is not None else ():  # they widen it after this
+                mask = edit.grow(mask)
             self.masks[name] = mask
 
         return keep

@@ -86,7 +86,7 @@ class Tokens(Edit):
             handles.add(mask.edit(self._widen))
         if self.stay:
             for mask in self.site.readers:
-                handles.add(mask.edit(self._grow))
+                handles.add(mask.edit(self.grow))
         if self.site.positions is not None:
             handles.add(self.site.positions.edit(self._shift))
         handles.add(self.site.enter.edit(self._insert))
@@ -145,7 +145,8 @@ class Tokens(Edit):
         at = self._at(x_BTD.shape[1])
         return torch.cat([x_BTD[:, :at], self._inserted(0, x_BTD), x_BTD[:, at:]], dim=1)
 
-    def _grow(self, mask: Tensor) -> Tensor:
+    def grow(self, mask: Tensor) -> Tensor:
+        """Return a mask over the sequence, widened by these tokens."""
         if mask.dim() != 2:
             raise IncompatibleError(
                 f"tokens are inserted into '{self.site.name}', which needs an attention mask of "
@@ -155,7 +156,7 @@ class Tokens(Edit):
         return torch.cat([mask[:, :at], mask.new_ones(mask.shape[0], self.count), mask[:, at:]], 1)
 
     def _widen(self, mask: Tensor) -> Tensor:
-        mask = self._grow(mask)
+        mask = self.grow(mask)
         if self.held and self.last and mask.shape[1] != self.held + self.new:
             raise IncompatibleError(
                 f"the key-value cache of '{self.site.name}' holds {self.held} tokens where the "

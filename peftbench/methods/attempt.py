@@ -52,9 +52,10 @@ class Attention(nn.Module):
 
     def forward(self, text_BD: Tensor, prompts_KD: Tensor) -> Tensor:
         """Return the weights (B, K), fp32 or wider."""
-        text_BD = text_BD.to(self.down.dtype)
-        q_BD = F.silu(text_BD @ self.down.t()) @ self.up.t()
-        q_BD = F.layer_norm(q_BD, q_BD.shape[-1:], self.gain, self.shift)
+        down, up, gain, shift = (
+            cast(p, text_BD) for p in (self.down, self.up, self.gain, self.shift)
+        )
+        q_BD = F.layer_norm(F.silu(text_BD @ down.t()) @ up.t(), gain.shape, gain, shift)
         return (q_BD @ prompts_KD.t() / self.temperature).softmax(-1)
 
 
@@ -101,10 +102,11 @@ class AttendedTokens(Tokens):
 
     def made(self, layer: int, like_BTD: Tensor) -> Tensor:
         """Return each sample's prompt, (B, M, D)."""
-        own_MD = self.tokens[layer]
+        wide = torch.promote_types(like_BTD.dtype, torch.float32)
+        own_MD = self.tokens[layer].to(wide)
         with torch.autocast(like_BTD.device.type, enabled=False):
-            prompts_KMD = torch.cat([self.others.to(own_MD.dtype), own_MD[None]])
-            text_BD = self.text(like_BTD)
+            prompts_KMD = torch.cat([self.others.to(wide), own_MD[None]])
+            text_BD = self.text(like_BTD.to(wide))
             weights_BK = self.attention(text_BD, prompts_KMD.amax(1))
             mixed_BMD = own_MD + torch.einsum("bk,kmd->bmd", weights_BK, prompts_KMD)
         return cast(mixed_BMD, like_BTD)

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .. import spec
 from ..backbones.anatomy import Anatomy
 from ..edits import Delta, Edit, Entries, Tokens, Weight
 from ..errors import ConfigError, IncompatibleError, unknown
-from .base import Criterion, Method, Output, ParamGroup, Passes
+from .base import Criterion, Method, Output, ParamGroup, Passes, Stage
 
 TASK = "task"
 
@@ -114,6 +115,31 @@ class Combo(Method):
 
     def _scoring(self) -> list[str]:
         return [n for n, p in self.parts.items() if type(p).scores is not Method.scores]
+
+    def _named(self, part: str, stage: str) -> str:
+        """Return a name for a part's stage; the part's own name leads where two parts have any."""
+        several = sum(bool(p.stages()) for p in self.parts.values()) > 1
+        return f"{part}.{stage}" if several else stage
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return those of all parts."""
+        return tuple(
+            replace(stage, name=self._named(name, stage.name))
+            for name, part in self.parts.items()
+            for stage in part.stages()
+        )
+
+    def staged(self, adapters: Mapping[str, Path]) -> Combo:
+        """Return the method with the sources of all parts."""
+        parts: dict[str, Method] = {}
+        for name, part in self.parts.items():
+            mine = {s.name: self._named(name, s.name) for s in part.stages()}
+            parts[name] = part.staged({s: adapters[n] for s, n in mine.items() if n in adapters})
+        return replace(self, parts=parts)
+
+    def on_task(self, description: tuple[int, ...]) -> Combo:
+        """Return the method with all parts on a task."""
+        return replace(self, parts={n: p.on_task(description) for n, p in self.parts.items()})
 
     def check(self, family: str) -> None:
         """Refuse what any part refuses."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -21,7 +22,7 @@ from ..backbones.anatomy import Anatomy
 from ..edits import Delta, Edit, Tokens
 from ..errors import ConfigError
 from .adapter import Adapter
-from .base import Criterion, Method, Output, ParamGroup, Passes
+from .base import Criterion, Method, Output, ParamGroup, Passes, Stage
 from .checks import at_least, fraction
 
 GIST = "gist"
@@ -82,6 +83,18 @@ class Gist(Method):
         at_least("method.mu_kl", self.mu_kl, 0)
         if isinstance(self.inner, Gist) or GIST in self.inner.readouts():
             raise ConfigError("method.inner: GIST wraps another method, not itself")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the host's."""
+        return self.inner.stages()
+
+    def staged(self, adapters: Mapping[str, Path]) -> Gist:
+        """Return the method with the host's sources."""
+        return replace(self, inner=self.inner.staged(adapters))
+
+    def on_task(self, description: tuple[int, ...]) -> Gist:
+        """Return the method with the host on a task."""
+        return replace(self, inner=self.inner.on_task(description))
 
     def check(self, family: str) -> None:
         """Refuse what the host refuses, and networks without a class position."""

@@ -12,9 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from peftbench.errors import ArtefactError, ConfigError, MissingAssetError
 from peftbench.files import sha256_file
+from peftbench.methods.combo import Combo
+from peftbench.methods.gist import Gist
+from peftbench.methods.lora import Lora
 from peftbench.methods.pemt import Pemt
 from peftbench.methods.pemt_source import PemtSource
 from peftbench.methods.sources import Source, Sources
+from peftbench.methods.spot import Spot
 
 
 def test_a_stage_per_source_in_order():
@@ -117,3 +121,26 @@ def test_another_network_or_method_is_refused(stored):
     (folder / "adapter.safetensors").unlink()
     with pytest.raises(MissingAssetError, match="is gone"):
         plan(made)
+
+
+def test_a_wrapper_and_a_combination_hand_on_stages():
+    inner = nets.made()
+    gist = Gist(inner=inner)
+    assert gist.stages() == inner.stages()
+    made = tiny.staged(gist, "bert")
+    assert list(made.inner.library) == ["first", "second"]
+    assert made.on_task((5, 1)).inner.description == (5, 1)
+    with tiny.adapted(made, "bert") as model:
+        assert nets.prompt(model).count == len(tiny.DESCRIPTION)
+        output = model.train()(tiny.inputs("bert"))
+        terms = made.losses(output, lambda x: x.sum(-1))
+        assert {"task", "sparsity", "gist_ce"} <= set(terms)
+    one = Combo({"pemt": inner, "lora": Lora()})
+    assert [s.name for s in one.stages()] == ["first", "second"]
+    assert tiny.staged(one, "t5").parts["pemt"].library.keys() == {"first", "second"}
+    two = Combo({"pemt": inner, "start": Spot(Sources({"first": None}))})
+    names = [s.name for s in two.stages()]
+    assert names == ["pemt.first", "pemt.second", "start.first"]
+    made = tiny.staged(two, "t5")
+    assert made.parts["start"].library["first"] != made.parts["pemt"].library["first"]
+    assert two.on_task((5, 1)).parts["pemt"].description == (5, 1)
