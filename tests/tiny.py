@@ -119,8 +119,9 @@ def staged(made, use, network=None):
         if key not in STAGED:
             STAGED[key] = Path(FOLDER.name) / str(len(STAGED))
             trained = stage.method.on_task(SOURCES.get(stage.name, DESCRIPTION))
-            model = peftbench.attach(trained, network, classes=classes, seed=len(STAGED))
-            perturb(model, size=0.3, seed=len(STAGED))
+            seed = len(stage.name) + ord(stage.name[0])  # whatever was trained before
+            model = peftbench.attach(trained, network, classes=classes, seed=seed)
+            perturb(model, size=0.3, seed=seed)
             labels = [str(i) for i in range(classes)] if classes else None
             save_adapter(STAGED[key] / "adapter", model, network.sha256, labels, stage.name)
             model.release()

@@ -226,8 +226,9 @@ class PromptView(Edit):
                     f"mixtures in '{name}' read its attention mask, which must be of shape "
                     f"(batch, tokens); got {tuple(mask.shape)}"
                 )
-            for edit in later if mask is not None else ():  # they widen it after this
-                mask = edit.grow(mask)
+            if mask is not None:
+                for edit in later:  # they widen it after this
+                    mask = edit.grow(mask)
             self.masks[name] = mask
 
         return keep

@@ -35,7 +35,7 @@ def test_bounds_and_where_it_falls_to():
         optimizer.zero_grad()
         sparsity(scores.softmax(-1)[None], COSINES).sum().backward()
         optimizer.step()
-    assert float(scores.softmax(-1)[0]) > 0.98
+    assert float(scores.detach().softmax(-1)[0]) > 0.98
 
 
 def experts(biased):
@@ -148,7 +148,7 @@ def test_a_larger_weight_makes_gates_sharper():
     entropies = []
     for weight in (0.0, 20.0):
         with nets.attached(nets.made(lambda_moe=weight), moved=False) as model:
-            tiny.train(model, "t5", steps=15, lr=3e-2)
+            tiny.train(model, "t5", steps=40)
             nets.logits(model.eval())
             gates = torch.cat(list(nets.gates(model).values()))
             entropies.append(float(-(gates * gates.clamp_min(1e-9).log()).sum(-1).mean()))
