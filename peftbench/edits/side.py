@@ -310,19 +310,22 @@ class _Flow:
         assert isinstance(rung, Rung)
 
         def step(h_BTD: Tensor) -> None:
-            memory_BSW = self._memory() if "cross_attn" in self.seen else None
+            memory_BSW = self._memory(len(h_BTD)) if "cross_attn" in self.seen else None
             s_BTW = rung.mixed(self.stream.pop(), h_BTD.detach(), self.temperature)
             self.stream.append(rung.block(s_BTW, memory_BSW, self.seen))
 
         return step
 
-    def _memory(self) -> Tensor:
-        if not self.memory:
+    def _memory(self, batch: int) -> Tensor:
+        """Return the encoder's side output; of beams, which stand together, once for each."""
+        if not self.memory or batch % len(self.memory[0]):
             raise IncompatibleError(
                 "the decoder's side network reads the encoder's: run the encoder under the same "
                 "adapter first"
             )
-        return self.memory[0]
+        memory_BSW = self.memory[0]
+        beams = batch // len(memory_BSW)
+        return memory_BSW if beams == 1 else memory_BSW.repeat_interleave(beams, dim=0)
 
     def hand_over(self, _: Tensor) -> None:
         self.memory[:] = [self.finish()]

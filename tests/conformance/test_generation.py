@@ -124,3 +124,24 @@ def test_several_edits_of_tokens_and_keys(pair, use):
         slow_ids, slow_logits = written(model, prompts(use), False)
         assert torch.equal(ids, slow_ids)
         assert float((logits - slow_logits).abs().max()) < TOLERANCE
+
+
+@pytest.mark.parametrize("use", ["llama", "t5"])
+def test_beams_of_a_side_network(use):
+    """A decoder's side network reads what the encoder's made once, for every beam of a sample."""
+    with adapted("lst", use) as model:
+        ready(model)
+        ids, _ = written(model, prompts(use), False, num_beams=2)
+        real = slice(-3, None) if use == "llama" else slice(3)
+        single = {k: v[1:2, real] for k, v in prompts(use).items()}
+        alone, _ = written(model, single, False, num_beams=2)
+        assert torch.equal(alone[0], ids[1])
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "spot", "attempt", "pemt_source", "pemt"])
+def test_beams_under_prompts_that_a_decoder_attends_to(name):
+    with adapted(name, "t5") as model:
+        ready(model)
+        ids, _ = written(model, prompts("t5"), True, num_beams=3)
+        slow_ids, _ = written(model, prompts("t5"), False, num_beams=3)
+        assert torch.equal(ids, slow_ids)
