@@ -185,6 +185,7 @@ class Transduced(Encoded):
         start_B1 = torch.full((len(rows), 1), self.start)
         inputs = self.prompts(rows)
         inputs["decoder_input_ids"] = torch.cat([start_B1, target_BT[:, :-1]], dim=1)
+        inputs["decoder_attention_mask"] = mask_BT
         return inputs, target_BT.masked_fill(mask_BT == 0, IGNORED)
 
     def prompts(self, rows: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ def test_transduced_shifts_targets_behind_the_start():
     assert inputs["decoder_input_ids"].tolist() == [[3, 4, 1], [3, 8, 9]]
     assert targets.tolist() == [[4, 1, IGNORED], [8, 9, 1]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert inputs["decoder_attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert pairs.weights.tolist() == [3, 2]
     assert set(pairs.prompts(torch.tensor([0]))) == {"input_ids", "attention_mask"}
 
