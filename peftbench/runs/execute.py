@@ -228,7 +228,8 @@ class _Execution:
             bar.update(1, batch, {"loss": values["loss"]})
 
         def epoch_end(fitter: Fitter, epoch: int, step: int) -> None:
-            if phase.watch is not None:
+            due = (epoch + 1) % self.settings.trainer.eval_every == 0
+            if phase.watch is not None and (due or step == fitter.total_steps):
                 self._watch(fitter, phase.watch, epoch, step)
 
         return Hooks(log, progress, epoch_end, self.stop.is_set, warn)

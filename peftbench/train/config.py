@@ -21,6 +21,7 @@ class Trainer:
         max_steps: stop after so many optimiser steps; None: no limit.
         batch_size: samples per optimiser step over all processes.
         accumulate: a batch is computed in so many parts per process.
+        eval_every: epochs between two scorings of val; the last epoch is always scored.
         eval_batch_size: samples at a time when nothing is kept for a backward pass.
         length_window: so many batches of texts are drawn together and cut by length; 0: batches
             are drawn one by one, whatever the lengths.
@@ -63,6 +64,7 @@ class Trainer:
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
+    eval_every: int = 1
     eval_batch_size: int = 128
     length_window: int = 8
     packing: int | None = None
@@ -95,7 +97,14 @@ class Trainer:
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "log_every"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "eval_every",
+            "eval_batch_size",
+            "log_every",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}: {getattr(self, name)} must be at least 1")
         for name, value in vars(self).items():

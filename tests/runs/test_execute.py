@@ -97,3 +97,10 @@ def test_a_run_does_not_continue_on_other_weights(tmp_path: Path) -> None:
     write_tensors(last, tensors, {"state": text.replace(found, "0" * 64)})
     with pytest.raises(ConfigError, match="weights have changed"):
         run(tmp_path, LINEAR, **words)
+
+
+def test_val_is_scored_every_so_many_epochs_and_after_the_last(tmp_path: Path) -> None:
+    _, run_dir = run(tmp_path, LINEAR, epochs=5, eval_every=2, batch_size=400)
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    scored = [(n["step"], n["epoch"]) for n in lines if n["split"] == "val" and n["name"] == "loss"]
+    assert scored == [(4, 1), (8, 3), (10, 4)]
