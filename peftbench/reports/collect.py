@@ -17,8 +17,8 @@ from ..errors import ConfigError, CorruptAssetError, unknown
 from ..runs.store import RunDir, find_finished
 from .published import suites
 
-PERCENT: Mapping[str, float] = {"accuracy": 100.0}
-"""Metrics that reports understand (a higher value is better) and the factor to their unit, %."""
+PERCENT = 100.0
+"""Factor to the unit of a primary figure: a share or a correlation, in %."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,22 @@ class Run:
     def value(self) -> float:
         """The primary figure, percent."""
         primary = self._primary()
-        return PERCENT[primary["name"]] * float(primary["value"])
+        return PERCENT * float(primary["value"])
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval that the run itself gives for its primary figure, percent."""
         primary = self._primary()
         low, high = primary["ci95"]
-        return PERCENT[primary["name"]] * low, PERCENT[primary["name"]] * high
+        return PERCENT * low, PERCENT * high
 
     def _primary(self) -> Mapping[str, Any]:
         assert self.result is not None, f"{self.path} is not finished"
         primary: Mapping[str, Any] = self.result["primary"]
-        if primary["name"] not in PERCENT:
+        if not primary.get("higher_is_better", primary["name"] == "accuracy"):
             raise ConfigError(
-                f"{self.path}: no report knows the direction of '{primary['name']}'; "
-                f"known: {', '.join(PERCENT)}"
+                f"{self.path}: reports compare figures of which more is better, and nothing says "
+                f"so of '{primary['name']}'"
             )
         return primary
 
