@@ -3,10 +3,12 @@
 python scripts/report.py published suite=vtab1k                       what is published
 python scripts/report.py published suite=vtab1k runs=outputs/STUDY    our rows beside it
 python scripts/report.py paired runs=outputs/STUDY base=adapter       methods against each other
+python scripts/report.py budget runs=outputs/STUDY by=method.selection scores by trained parameters
 
 runs    a study's folder or a run's; several with commas
 suite   vtab1k, fgvc, cifar100, pocket_vision (nothing is published for the last)
 method  (published) one method: ours (lora), a label of ours, or a published name
+by      (budget) settings whose values make lines of their own; several with commas
 base    (paired) the method that the others are compared with
 format  text (default), markdown, csv (all figures unrounded)
 figure  a PNG to draw as well
@@ -48,6 +50,17 @@ class Paired:
 
     runs: str
     base: str
+    format: Format = "text"
+    figure: str | None = None
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Settings of ``budget``; see the top of this file."""
+
+    runs: str
+    by: str | None = None
     format: Format = "text"
     figure: str | None = None
     labels: str | None = None
@@ -96,6 +109,24 @@ def paired(settings: Paired) -> None:
         print(f"figure: {settings.figure}", file=sys.stderr)
 
 
+def budget(settings: Budget) -> None:
+    """Print scores against the number of trained parameters."""
+    from peftbench.reports import budget as reports
+    from peftbench.reports import figures, tables
+    from peftbench.reports.collect import collect
+
+    figures.check_path(settings.figure)
+    runs = collect(split(settings.runs))
+    found = reports.points(
+        runs, split(settings.by) if settings.by else (), read_labels(settings.labels)
+    )
+    table = reports.table(found, runs.missing())
+    print(tables.render([table], reports.records(found), settings.format), end="")
+    if settings.figure:
+        figures.save(reports.draw(found), settings.figure)
+        print(f"figure: {settings.figure}", file=sys.stderr)
+
+
 def split(text: str) -> list[str]:
     """Return the places in ``a,b`` or ``[a,b]``."""
     places = [place.strip() for place in text.strip("[]").split(",") if place.strip()]
@@ -115,7 +146,11 @@ def read_labels(text: str | None) -> dict[str, str]:
     return {str(key): value for key, value in given.items()}
 
 
-KINDS = {"published": (Published, published), "paired": (Paired, paired)}
+KINDS = {
+    "published": (Published, published),
+    "paired": (Paired, paired),
+    "budget": (Budget, budget),
+}
 
 
 def main(given: Sequence[str] | None = None) -> int:
