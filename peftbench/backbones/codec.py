@@ -74,6 +74,11 @@ class Codec:
         kept: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return kept
 
+    def answer(self, ids: Sequence[int]) -> str:
+        """Return what was written up to the end token, without space at the ends."""
+        kept = list(ids)
+        return self.text(kept[: kept.index(self.end)] if self.end in kept else kept).strip()
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return messages (``role``, ``content``) in the tokenizer's chat template, to be answered.
 

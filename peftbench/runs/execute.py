@@ -25,6 +25,7 @@ from ..methods.base import Method
 from ..tasks.base import Task
 from ..tasks.batch import Split
 from ..tasks.interval import wilson
+from ..tasks.wording import TextUse
 from ..train import state as states
 from ..train.artefact import save_adapter
 from ..train.engine import device_name, make_accelerator, peak_memory, reset_peak_memory
@@ -131,6 +132,7 @@ class _Execution:
         self.backbone = resident_backbone(settings)
         self.base_sha256 = self.backbone.sha256
         self.task: Task = loaded.bind(self.backbone)
+        self.text = TextUse.of(loaded, self.backbone.codec)
         self.method = method_on(settings.method.staged(sources), loaded, self.backbone)
         self.log = MetricsLog(run_dir.metrics) if is_main() else None
         self.tracker = trackers.make(settings.tracker)
@@ -300,7 +302,9 @@ class _Execution:
         size = 0
         if is_main():
             labels = task.labels if task.head is not None else None
-            size = save_adapter(self.run_dir.adapter, model, self.base_sha256, labels, task.name)
+            size = save_adapter(
+                self.run_dir.adapter, model, self.base_sha256, labels, task.name, self.text
+            )
         model.release()
         metrics = self.found["metrics"]
         value = metrics["test"][task.primary]

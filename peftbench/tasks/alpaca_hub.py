@@ -17,6 +17,7 @@ from .hub_parts import TABLES, commit_of, load, load_files, load_table, local, n
 from .pocket_instruct import ANSWERS
 from .text import Passages, TextSpec, TextTask
 from .text_parts import Fewer, digest
+from .wording import INSTRUCTION
 
 COLUMNS = ("instruction", "input", "output")
 PUBLISHED = {"tatsu-lab/alpaca": 52_002}
@@ -175,4 +176,5 @@ class Alpaca(TextSpec):
             self.longest_target,
             self.manifest,
             style=self.template,
+            wording=INSTRUCTION,
         )

@@ -7,15 +7,15 @@ classifier head in place of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import IncompatibleError
 from .base import Task
 from .batch import Split
 from .encoded import Continued, Encoded, Ragged, Segments, Transduced
 from .labelled import TextClasses, TextValues
-from .text import Passages, TextTask
+from .text import Passages, Style, TextTask
 from .written import Written
 
 if TYPE_CHECKING:
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
 ANSWER = "\nAnswer:"
 """What stands between a source and what a decoder writes, where the source is no prompt itself."""
+
+
+class Asked(Protocol):
+    """What has to be known of a task to turn its passages into ids."""
+
+    @property
+    def style(self) -> Style:
+        """How a source is written."""
+
+    @property
+    def longest_source(self) -> int:
+        """Limit in tokens of what is read."""
+
+    @property
+    def longest_target(self) -> int:
+        """Limit in tokens of what is written."""
 
 
 def bind(task: TextTask, backbone: Backbone) -> Task:
@@ -38,9 +54,13 @@ def bind(task: TextTask, backbone: Backbone) -> Task:
         raise IncompatibleError(
             f"backbone '{backbone.name}' has no tokenizer, and a text needs one"
         )
-    if form_of(task, codec) == "text_to_text":
-        return _written(task, backbone, codec)
-    return _headed(task, codec)
+    form = form_of(task, codec)
+    splits = _splits(task.splits, encoder(task, form, backbone))
+    if form == "text_to_text":
+        return Written(task, codec, splits)
+    make: Any = TextClasses if task.kind == "classification" else TextValues
+    made: Task = make(task.name, task.labels, splits, task.manifest, task.metrics)
+    return made
 
 
 def form_of(task: TextTask, codec: Codec) -> str:
@@ -63,7 +83,20 @@ def form_of(task: TextTask, codec: Codec) -> str:
     return form
 
 
-def _headed(task: TextTask, codec: Codec) -> Task:
+def encoder(task: Asked, form: str, backbone: Backbone) -> Callable[[Passages], Encoded]:
+    """Return what turns passages into ids for a network.
+
+    Args:
+        task: says limits and style.
+        form: ``classification`` or ``text_to_text``.
+        backbone: with a codec.
+
+    """
+    codec = backbone.codec
+    assert codec is not None
+    if form == "text_to_text":
+        return _transducing(task, backbone, codec)
+
     def text(part: Passages) -> Encoded:
         reads_pairs = codec.layout == "encoder" and len(part.segments) > 0
         texts = part.segments if reads_pairs else [(source,) for source in part.sources]
@@ -71,13 +104,10 @@ def _headed(task: TextTask, codec: Codec) -> Task:
         kinds = Ragged.of(types) if types is not None else None
         return Segments(Ragged.of(ids), kinds, codec.pad)
 
-    splits = _splits(task.splits, text)
-    make: Any = TextClasses if task.kind == "classification" else TextValues
-    made: Task = make(task.name, task.labels, splits, task.manifest, task.metrics)
-    return made
+    return text
 
 
-def _written(task: TextTask, backbone: Backbone, codec: Codec) -> Task:
+def _transducing(task: Asked, backbone: Backbone, codec: Codec) -> Callable[[Passages], Encoded]:
     if codec.layout == "seq2seq":
         start = int(backbone.model.config.decoder_start_token_id)  # type: ignore[union-attr, arg-type]
 
@@ -95,10 +125,10 @@ def _written(task: TextTask, backbone: Backbone, codec: Codec) -> Task:
         def text(part: Passages) -> Encoded:
             return continued(task, codec, part)
 
-    return Written(task, codec, _splits(task.splits, text))
+    return text
 
 
-def continued(task: TextTask, codec: Codec, part: Passages) -> Continued:
+def continued(task: Asked, codec: Codec, part: Passages) -> Continued:
     """Return prompts and responses for a decoder.
 
     A source that is too long loses its last tokens, never what stands behind it; a prompt that is
@@ -118,7 +148,7 @@ def continued(task: TextTask, codec: Codec, part: Passages) -> Continued:
     return Continued(Ragged.of(cut), Ragged.of(responses), codec.pad)
 
 
-def rendered(task: TextTask, codec: Codec, part: Passages) -> tuple[list[str], list[str]]:
+def rendered(task: Asked, codec: Codec, part: Passages) -> tuple[list[str], list[str]]:
     """Return prompts and what shall follow them, in words.
 
     Raises:

@@ -15,6 +15,7 @@ from .instruct_sources import DIALOGUES
 from .pocket_rows import load, read_manifest
 from .text import TextSpec, TextTask
 from .text_parts import Fewer
+from .wording import INSTRUCTION
 
 ANSWERS = ("loss", "perplexity", "rouge_l")
 
@@ -108,5 +109,6 @@ class PocketInstruct(TextSpec):
             self.longest_target or target,
             self.manifest,
             style=self.template,
+            wording=INSTRUCTION,
             written=self.written,
         )

@@ -13,7 +13,9 @@ from .base import manifest_digest
 from .pocket_rows import load, read_manifest
 from .pocket_sources import TASKS
 from .text import Form, TextSpec, TextTask
-from .text_parts import Fewer, Template, classified, filled, written
+from .text_parts import Fewer, Template, classified, written
+from .text_tables import same
+from .wording import Wording
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class PocketText(TextSpec):
         """SHA-256 of the manifest; known without reading any text."""
         return manifest_digest(self.manifest)
 
+    @property
+    def wording(self) -> Wording:
+        """How a raw sample becomes what is read."""
+        fields = tuple(self.manifest["fields"])
+        prefix = self.task if self.template == "t5" else ""
+        return Wording(fields, (), "plain", same(*fields), prefix, fields)
+
     def load(self) -> TextTask:  # type: ignore[override]
         """Return the task, decoding (and fetching) its texts on first use.
 
@@ -85,14 +94,12 @@ class PocketText(TextSpec):
         rows["train"] = [rows["train"][i] for i in kept]
         task, fields = TASKS[self.task], self.manifest["fields"]
         words = written(task.words, self.template)
+        wording = self.wording
         splits = {
             name: classified(
                 [number for number, _, _ in part],
                 [texts for _, _, texts in part],
-                [
-                    filled(list(zip(fields, texts, strict=True)), self.template, self.task)
-                    for _, _, texts in part
-                ],
+                [wording.read(dict(zip(fields, texts, strict=True))) for _, _, texts in part],
                 [label for _, label, _ in part],
                 words,
             )
@@ -110,4 +117,5 @@ class PocketText(TextSpec):
             8,
             self.manifest,
             self.form,
+            wording=wording,
         )

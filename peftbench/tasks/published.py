@@ -18,7 +18,7 @@ from ..errors import ConfigError, unknown
 from .base import SPLITS, manifest_digest
 from .cut import Ints
 from .hub_parts import commit_of, load, load_files, local, needed
-from .published_rows import Part, Sample, parts_of, render
+from .published_rows import Part, Sample, parts_of, render, wording_of
 from .suite import Suite, SuiteSpec
 from .text import Form, Kind, Passages, TextSpec, TextTask
 from .text_parts import Fewer, Template, digest, written
@@ -203,6 +203,7 @@ class PublishedText(TextSpec):
             self.longest_target or target,
             self.manifest,
             self.form,
+            wording=wording_of(row, self.kind, self.template),
         )
 
 

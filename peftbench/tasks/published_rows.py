@@ -12,9 +12,10 @@ import torch
 from ..errors import CorruptAssetError
 from .cut import Ints
 from .text import Kind, Passages
-from .text_forms import Made, decimal, fifth, per_answer
-from .text_parts import Template, filled
+from .text_forms import FORMS, Made, decimal, fifth, per_answer
+from .text_parts import Template
 from .text_tables import TextRow
+from .wording import Wording
 
 Sample = tuple[int, Any, Made]
 """Id, label (class, value, or None) and texts."""
@@ -172,6 +173,7 @@ def render(
 
     """
     made = [texts for _, _, texts in samples]
+    wording = wording_of(row, kind, template)
     labels = [label for _, label, _ in samples]
     references: Sequence[tuple[str, ...]] = ()
     if kind == "classification":
@@ -187,8 +189,8 @@ def render(
         numbers = torch.full((len(made),), -1, dtype=torch.int64)
     return Passages(
         torch.tensor([i for i, _, _ in samples], dtype=torch.int64),
-        [tuple(texts[c] for c in row.segments) for texts in made] if kind != "answers" else (),
-        [_source(row, kind, template, texts) for texts in made],
+        [wording.parts(texts) for texts in made] if wording.segments else (),
+        [wording.read(texts) for texts in made],
         targets,
         numbers,
         references,
@@ -196,10 +198,21 @@ def render(
     )
 
 
-def _source(row: TextRow, kind: Kind, template: Template, texts: Made) -> str:
-    pairs = row.t5 if template == "t5" and row.t5 is not None else row.source
-    fields = [(name, texts[column]) for name, column in pairs]
+def wording_of(row: TextRow, kind: Kind, template: Template) -> Wording:
+    """Return how a sample of a task is put before a network.
+
+    Args:
+        row: the task.
+        kind: what is asked for.
+        template: family of templates.
+
+    """
+    source = row.t5 if template == "t5" and row.t5 is not None else row.source
     if kind != row.kind:  # ATTEMPT's WinoGrande names option 1 twice, and so does this
-        fields = [fields[0], ("option0", texts["option1"]), ("option1", texts["option1"])]
+        source = (source[0], ("option0", "option1"), ("option1", "option1"))
+    segments = row.segments if kind != "answers" else ()
     with_name = {"all": True, "none": False, "t5": template == "t5"}[row.prefixed]
-    return filled(fields, "t5" if with_name else "pemt", row.task)
+    form = row.make.__name__
+    columns = dict.fromkeys((*(column for _, column in source), *segments))
+    fields = FORMS[form][1] or tuple(columns)
+    return Wording(fields, (), form, source, row.task if with_name else "", segments)

@@ -17,6 +17,7 @@ from .base import SPLITS, DataSpec, Task, manifest_digest
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
+    from .wording import Wording
 
 Kind = Literal["classification", "regression", "answers"]
 Form = Literal["auto", "classification", "text_to_text"]
@@ -102,6 +103,7 @@ class TextTask:
         written: so many samples at the beginning of a split are answered to score it; None: all.
         style: how a source is written: ``plain`` (fields of a task), ``alpaca`` (the template of
             Alpaca, in ``sources``), ``chat`` (``messages``, put into the tokenizer's template).
+        wording: how a raw sample becomes these texts; None: an adapter cannot be asked by fields.
 
     """
 
@@ -118,6 +120,7 @@ class TextTask:
     form: Form = "auto"
     written: int | None = None
     style: Style = "plain"
+    wording: Wording | None = None
     manifest_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:

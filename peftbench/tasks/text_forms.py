@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Made = dict[str, Any]
 """Columns by name; ``answers`` holds a list, ``group`` says what is counted together."""
+Make = Callable[[Mapping[str, Any]], list[Made]]
 
 UNKNOWN_ANSWER = "<unk>"
 HIGHLIGHT = re.compile(r"(\.|\?|!|\"|')\n@highlight\n")
@@ -30,6 +31,11 @@ def multirc(row: Mapping[str, Any]) -> list[Made]:
     index = row["idx"]
     group = (int(index["paragraph"]) << 32) + int(index["question"])
     return [{**row, "paragraph": text, "group": group}]
+
+
+def multirc_asked(row: Mapping[str, Any]) -> list[Made]:
+    """Join question and answer, too, for a network that reads segments."""
+    return [{**made, "asked": f"{made['question']} {made['answer']}"} for made in multirc(row)]
 
 
 def wsc(row: Mapping[str, Any]) -> list[Made]:
@@ -64,7 +70,9 @@ def record(row: Mapping[str, Any]) -> list[Made]:
     """Clean a passage of its highlights and list its entities."""
     passage = HIGHLIGHT.sub(r"\1 ", row["passage"]).replace("\n@highlight\n", ". ")
     answers = list(row["answers"]) or [UNKNOWN_ANSWER]
-    entities = ", ".join(row["entities"])
+    entities = row["entities"]
+    if not isinstance(entities, str):
+        entities = ", ".join(entities)
     return [{**row, "passage": passage, "entities": entities, "answers": answers}]
 
 
@@ -111,3 +119,18 @@ def decimal(value: float) -> str:
 def fifth(value: float) -> str:
     """Return a value rounded to the nearest 0.2, with one decimal (STS-B in T5)."""
     return f"{round(value * 5) / 5:.1f}"
+
+
+FORMS: Mapping[str, tuple[Make, tuple[str, ...]]] = {
+    "plain": (plain, ()),
+    "multirc_asked": (multirc_asked, ("question", "answer", "paragraph")),
+    "wsc": (wsc, ("text", "span1_text", "span1_index", "span2_text", "span2_index")),
+    "copa": (copa, ("premise", "choice1", "choice2", "question")),
+    "wic": (wic, ("sentence1", "sentence2", "word")),
+    "record": (record, ("query", "passage", "entities")),
+    "question": (question, ("question", "context")),
+    "winogrande": (winogrande, ("sentence", "option1", "option2")),
+}
+"""Every form by name, and the columns that it reads of what is asked; ``plain`` reads any."""
+ABSENT: Mapping[str, Any] = {"answers": (), "answer": "", "idx": {"paragraph": 0, "question": 0}}
+"""What a form reads beside them and a sample that nobody has answered lacks."""

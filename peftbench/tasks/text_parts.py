@@ -84,17 +84,16 @@ class Fewer:
         return {"n_obs": self.n_obs, "shots": self.shots, "shots_seed": self.seed}
 
 
-def filled(fields: Sequence[tuple[str, str]], template: Template, prefix: str) -> str:
-    """Return what is read: ``name: value name: value``, for T5 with the task's name in front.
+def filled(fields: Sequence[tuple[str, str]], prefix: str) -> str:
+    """Return what is read: ``name: value name: value``.
 
     Args:
         fields: names and values, in order.
-        template: family of templates.
-        prefix: name of the task in T5's templates.
+        prefix: what stands in front (T5's templates: the task's name); empty: nothing.
 
     """
     parts = [f"{name}: {value}" for name, value in fields]
-    return " ".join([prefix, *parts] if template == "t5" else parts)
+    return " ".join([prefix, *parts] if prefix else parts)
 
 
 def written(words: Sequence[str], template: Template) -> tuple[str, ...]:

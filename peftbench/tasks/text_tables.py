@@ -5,9 +5,9 @@ Counts are those of the published tables; another count is recorded as a deviati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from . import text_forms as forms
 from .text import Kind
@@ -63,7 +63,7 @@ class TextRow:
     description: str
     kind: Kind = "classification"
     label: str = "label"
-    make: Callable[[Mapping[str, Any]], list[forms.Made]] = forms.plain
+    make: forms.Make = forms.plain
     prefix: str = ""
     prefixed: Literal["t5", "all", "none"] = "t5"
     expand: bool = False
@@ -169,10 +169,7 @@ _SUPERGLUE = (
         same("question", "answer", "paragraph"), None, BOOL, ("f1", "group_match"), "small",
         counted(27_243, 4848),
         "Decide whether the answer to the question on the paragraph is right.",
-        make=lambda row: [
-            {**made, "asked": f"{made['question']} {made['answer']}"}
-            for made in forms.multirc(row)
-        ],
+        make=forms.multirc_asked,
         longest=(348, 8),
     ),
     TextRow(

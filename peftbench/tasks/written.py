@@ -114,13 +114,8 @@ class Written(Task):
 
     def answers(self, outcomes: Tensor) -> list[str]:
         """Return what was written, without special tokens and space at the ends."""
-        found = []
-        for row in outcomes[:, 2:].long().tolist():
-            ids = [i for i in row if i >= 0]
-            if self.codec.end in ids:
-                ids = ids[: ids.index(self.codec.end)]
-            found.append(self.codec.text(ids).strip())
-        return found
+        rows = outcomes[:, 2:].long().tolist()
+        return [self.codec.answer([i for i in row if i >= 0]) for row in rows]
 
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Not of outputs alone: :meth:`measure` knows the samples."""

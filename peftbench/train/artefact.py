@@ -19,13 +19,19 @@ from ..files import ADAPTER_TENSORS as TENSORS
 from ..files import write_json, write_tensors
 from ..methods.base import Method
 from ..spec import build, to_spec
+from ..tasks.wording import TextUse
 from .model import Adapted
 
 SCHEMA = 1
 
 
 def save_adapter(
-    folder: Path, model: Adapted, base_sha256: str, labels: Sequence[str] | None, task: str
+    folder: Path,
+    model: Adapted,
+    base_sha256: str,
+    labels: Sequence[str] | None,
+    task: str,
+    text: TextUse | None = None,
 ) -> int:
     """Write the adapter; return the bytes of both files.
 
@@ -35,6 +41,7 @@ def save_adapter(
         base_sha256: hash of the frozen network, taken while nothing was attached.
         labels: class names in the order of the head's rows.
         task: what it was trained for.
+        text: how it is asked, where it reads text.
 
     """
     backbone = model.backbone
@@ -50,6 +57,8 @@ def save_adapter(
         "labels": list(labels) if labels is not None else None,
         "task": task,
     }
+    if text is not None:
+        description["text"] = text.stored()
     write_tensors(folder / TENSORS, model.tensors())
     write_json(folder / DESCRIPTION, description)
     return sum((folder / name).stat().st_size for name in (TENSORS, DESCRIPTION))
@@ -93,6 +102,30 @@ def _check_description(path: Path, description: Any) -> None:
         lacking = [f"backbone.{k}" for k in wanted if not isinstance(base, dict) or k not in base]
     if lacking:
         raise ArtefactError(f"{path} lacks '{lacking[0]}'")
+
+
+def text_use(folder: Path, description: dict[str, Any]) -> TextUse:
+    """Return how an adapter is asked.
+
+    Args:
+        folder: of the adapter.
+        description: as :func:`describe` gives it.
+
+    Raises:
+        ArtefactError: it was stored without that, or with something else.
+
+    """
+    stored = description.get("text")
+    try:
+        if not isinstance(stored, dict):
+            raise ConfigError("there is no part 'text' that says how a raw text is put before it")
+        return TextUse.read(stored)
+    except ConfigError as error:
+        raise ArtefactError(
+            f"{folder / DESCRIPTION}: {error}\n"
+            "  train.py with the same settings and another output= stores it; peftbench.load needs "
+            "none of it"
+        ) from error
 
 
 def load_adapter(path: str | Path, backbone: Backbone | nn.Module | None = None) -> Adapted:
