@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from .errors import ConfigError
@@ -16,7 +16,7 @@ def read(cls: type[T], arguments: Sequence[str]) -> T:
     """Build the dataclass ``cls`` from ``key=value`` arguments.
 
     Numbers are read as numbers, ``true`` and ``false`` as truth values and ``[a,b]`` as a list,
-    where the field asks for that.
+    where the field asks for that. A field that is a mapping takes ``field.name=value``.
 
     Raises:
         ConfigError: not ``key=value``, a key given twice, unknown or missing, or a wrong value.
@@ -31,9 +31,13 @@ def read(cls: type[T], arguments: Sequence[str]) -> T:
             raise ConfigError(
                 f"'{argument}' is not KEY=VALUE\n  keys: {', '.join(hints)}\n  --help says more"
             )
-        if key in values:
+        place, name = values, key
+        outer, _, inner = key.partition(".")
+        if inner and typing.get_origin(hints.get(outer)) is Mapping:
+            place, name = values.setdefault(outer, {}), inner
+        if not isinstance(place, dict) or name in place:
             raise ConfigError(f"{key}: given twice")
-        values[key] = _value(text, hints.get(key))
+        place[name] = _value(text, hints.get(key))
     return cls(**check_fields(cls, values))
 
 

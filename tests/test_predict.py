@@ -216,6 +216,14 @@ class TestDecode:
     ("words", "text"),
     [
         (["input=PIC"], "adapter: a value is needed here"),
+        (["adapter=RUN"], "input: a value is needed here"),
+        (
+            ["adapter=RUN", "text=a cat"],
+            "text: this adapter ('vit_tiny_patch16_224') reads pictures",
+        ),
+        (["adapter=RUN", "input=words.txt"], "input: this adapter ('vit_tiny_patch16_224') reads"),
+        (["adapter=RUN", "input=PIC", "text=x"], "input: not together with text"),
+        (["adapter=RUN", "input=PIC", "beams=2"], "reads pictures and writes nothing"),
         (["adapter=RUN", "inputs=PIC"], "Did you mean 'input'?"),
         (["adapter=RUN", "input=PIC", "top=0"], "top: 0 is too small"),
         (["adapter=RUN", "input=PIC", "top=many"], "top: expected int, got 'many'"),
@@ -249,18 +257,6 @@ def test_other_base_weights_are_refused(tmp_path, capsys):
     code, _, err = call(capsys, f"adapter={tmp_path}", f"input={tmp_path / 'a.png'}")
     assert code == 2
     assert "with weights 000000000000" in err
-
-
-@pytest.mark.parametrize(
-    ("use", "labels", "text"),
-    [("bert", LABELS, "does not read pictures"), ("llama", None, "writes text and has no labels")],
-)
-def test_text_adapters_are_refused(use, labels, text, tmp_path, capsys):
-    store(tmp_path, use=use, labels=labels)
-    Image.fromarray(noise()).save(tmp_path / "a.png")
-    code, _, err = call(capsys, f"adapter={tmp_path}", f"input={tmp_path / 'a.png'}")
-    assert code == 2
-    assert text in err
 
 
 def test_device_without_numbers_is_refused():
