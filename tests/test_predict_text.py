@@ -183,7 +183,9 @@ def runs(tmp_path_factory):
     store(folder / "PAIR", "bert", task())
     store(folder / "T5", "t5", task(ONE))
     store(folder / "TOLD", "llama", instruct("alpaca"))
-    store(folder / "OLD", "bert", task(wording=None, splits=task().splits))
+    old = task()
+    old.wording = None
+    store(folder / "OLD", "bert", old)
     (folder / "bad.jsonl").write_text('{"premise": "a", "hypotheses": "b"}\n')
     (folder / "no.jsonl").write_text("premise\n")
     (folder / "list.jsonl").write_text("[1]\n")
