@@ -34,11 +34,13 @@ class Trainer:
         decay: ``matrices`` decays tensors with more than one axis, ``all`` everything.
         betas: of AdamW.
         momentum: of SGD.
-        schedule: timm's cosine, or constant (after the warm-up).
+        schedule: timm's cosine, a straight fall, or constant (after the warm-up).
         schedule_per: the learning rate moves per epoch (timm's habit) or per step.
         warmup_epochs: linear rise, counted inside the epochs.
+        warmup_steps: length of the rise in steps, in place of warmup_epochs.
+        warmup_ratio: the same as a share of all steps.
         warmup_lr: where it rises from.
-        min_lr: floor of the cosine.
+        min_lr: where cosine and straight fall end.
         grad_clip: largest gradient norm; None: no clipping.
         label_smoothing: of the task's cross entropy.
         augment: changes to training images.
@@ -75,9 +77,11 @@ class Trainer:
     decay: Literal["matrices", "all"] = "matrices"
     betas: tuple[float, ...] = (0.9, 0.999)
     momentum: float = 0.9
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     schedule_per: Literal["epoch", "step"] = "step"
     warmup_epochs: int = 1
+    warmup_steps: int | None = None
+    warmup_ratio: float | None = None
     warmup_lr: float = 1e-7
     min_lr: float = 1e-8
     grad_clip: float | None = None
@@ -115,6 +119,7 @@ class Trainer:
                 f"trainer.warmup_epochs: {self.warmup_epochs} of {self.epochs} epochs leave none "
                 "at the learning rate; allowed with schedule_per=epoch: fewer than trainer.epochs"
             )
+        self._check_warmup()
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"trainer.threads: {self.threads} must be at least 1, or null")
         if self.max_steps is not None and self.max_steps < 1:
@@ -141,6 +146,19 @@ class Trainer:
             raise ConfigError(f"trainer.grad_clip: {self.grad_clip} must be above 0, or null")
         for task in self.per_task:
             self.for_task(task)
+
+    def _check_warmup(self) -> None:
+        given = [n for n in ("warmup_steps", "warmup_ratio") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ConfigError("trainer.warmup_steps, trainer.warmup_ratio: one of them, not both")
+        if given and self.schedule_per == "epoch":
+            raise ConfigError(
+                f"trainer.{given[0]}: it counts steps; with trainer.schedule_per=step"
+            )
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"trainer.warmup_steps: {self.warmup_steps} must not be negative")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"trainer.warmup_ratio: {self.warmup_ratio} not in [0, 1), or null")
 
     def for_task(self, task: str, chosen: Collection[str] = ()) -> Trainer:
         """Return the settings that hold on a task; nothing is per task in them any more.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
+from ..errors import ConfigError
 from ..methods.base import ParamGroup
 from .config import Trainer
 
@@ -32,12 +34,17 @@ def make_optimizer(groups: Sequence[ParamGroup], cfg: Trainer) -> torch.optim.Op
 
 
 class Schedule:
-    """The learning rate as a pure function of the step: timm's cosine with linear warm-up.
+    """The learning rate as a pure function of the step, with linear warm-up.
 
     With ``schedule_per=epoch`` the rate moves at the start of each epoch, t = epoch; with ``step``
-    t is the step, and lengths are epochs times steps per epoch. In the warm-up
-    lr(t) = warmup_lr + t (lr - warmup_lr) / warmup; after it, with no restart of the phase,
-    lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / total)) / 2.
+    t is the step, and lengths are epochs times steps per epoch. In the warm-up of w
+    lr(t) = warmup_lr + t (lr - warmup_lr) / w. After it, ``cosine`` (timm's, no restart of the
+    phase): lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / total)) / 2; ``linear``:
+    lr(t) = min_lr + (lr - min_lr) (total - t) / (total - w), min_lr from the end on.
+
+    Raises:
+        ConfigError: the warm-up is as long as the fit.
+
     """
 
     def __init__(
@@ -46,15 +53,15 @@ class Schedule:
         self.optimizer, self.cfg, self.steps_per_epoch = optimizer, cfg, steps_per_epoch
         self.by_step = cfg.schedule_per == "step"
         unit = steps_per_epoch if self.by_step else 1
-        warmup = min(cfg.warmup_epochs, cfg.epochs) * unit
-        self.warmup = warmup
+        self.total = cfg.epochs * unit
+        self.warmup = _warmup(cfg, self.total, unit)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # one step is fine
         self.cosine = CosineLRScheduler(
             optimizer,
-            t_initial=cfg.epochs * unit,
+            t_initial=self.total,
             lr_min=cfg.min_lr,
-            warmup_t=warmup,
+            warmup_t=self.warmup,
             warmup_lr_init=cfg.warmup_lr,
             t_in_epochs=True,
         )
@@ -62,9 +69,30 @@ class Schedule:
     def set(self, step: int) -> float:
         """Set the learning rate for optimiser step ``step`` (from 0); return the first group's."""
         t = step if self.by_step else step // self.steps_per_epoch
-        if self.cfg.schedule == "constant" and t >= self.warmup:
-            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-                group["lr"] = peak
-        else:
+        if self.cfg.schedule == "cosine" or t < self.warmup:
             self.cosine.step(t)
+        else:
+            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+                group["lr"] = self._after(t, peak)
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _after(self, t: int, peak: float) -> float:
+        """Return the rate of ``constant`` and ``linear`` after the warm-up."""
+        if self.cfg.schedule == "constant":
+            return peak
+        left = max(0, self.total - t) / max(1, self.total - self.warmup)
+        return self.cfg.min_lr + (peak - self.cfg.min_lr) * left
+
+
+def _warmup(cfg: Trainer, total: int, unit: int) -> int:
+    """Return the length of the warm-up in the schedule's units."""
+    if cfg.warmup_ratio is not None:
+        return math.ceil(cfg.warmup_ratio * total)
+    if cfg.warmup_steps is None:
+        return min(cfg.warmup_epochs, cfg.epochs) * unit
+    if cfg.warmup_steps >= total:
+        raise ConfigError(
+            f"trainer.warmup_steps: {cfg.warmup_steps} of {total} steps leave none at the learning "
+            "rate; fewer, or a share of them: trainer.warmup_steps=null trainer.warmup_ratio=0.1"
+        )
+    return cfg.warmup_steps

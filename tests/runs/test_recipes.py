@@ -88,6 +88,80 @@ def test_the_table_of_gist():
     assert decays.count(5e-2) == 5 and decays.count(5e-5) == 14
 
 
+def fall(trainer, steps, rise):
+    """Hold a recipe to a straight rise from 0 and a straight fall to 0."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = make_optimizer([ParamGroup({"w": parameter})], trainer)
+    made = Schedule(optimizer, trainer, steps // trainer.epochs)
+    for t in {0, rise // 2, rise, (rise + steps) // 2, steps - 1}:
+        wanted = t / rise if t < rise else (steps - t) / (steps - rise)
+        assert made.set(t) == pytest.approx(trainer.lr * wanted, rel=1e-9)
+    assert made.set(steps) == 0
+
+
+GLUE = {  # task: learning rate, epochs, steps of the scripts
+    "mnli": (7e-5, 10, 122_720), "sst2": (7e-5, 15, 31_575), "mrpc": (7e-5, 20, 2300),
+    "cola": (7e-5, 20, 5360), "qnli": (5e-5, 10, 32_740), "qqp": (7e-5, 20, 227_420),
+    "rte": (7e-5, 20, 1560), "stsb": (8e-5, 30, 5400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_the_recipe_of_sift_on_glue(task):
+    lr, epochs, steps = GLUE[task]
+    made = recipe("sift_glue").for_task(task)
+    assert (made.lr, made.epochs, made.batch_size, made.weight_decay) == (lr, epochs, 32, 0.1)
+    fall(made, steps, math.ceil(0.06 * steps))
+
+
+def test_the_recipe_of_sift_on_alpaca():
+    made = recipe("sift_alpaca")
+    assert (made.batch_size, made.accumulate, made.epochs, made.lr) == (128, 32, 3, 2e-4)
+    assert (made.precision, made.weight_decay, made.grad_clip) == ("bf16", 0.01, 1.0)
+    fall(made, 1218, 37)
+
+
+def test_the_recipes_of_pemt():
+    source, target = recipe("pemt_source"), recipe("pemt")
+    assert (source.epochs, source.batch_size, source.lr) == (5, 128, 5e-4)
+    fall(source, 5000, 500)
+    for made in (source, target):
+        assert (made.weight_decay, made.grad_clip, made.optimizer) == (0.0, 1.0, "adamw")
+        assert made.betas == (0.9, 0.999)
+    rows = {t: target.for_task(t) for t in ("cb", "scitail", "searchqa")}
+    found = [(r.batch_size, r.epochs, r.lr) for r in rows.values()]
+    assert found == [(32, 20, 3e-4), (32, 10, 3e-4), (128, 5, 3e-4)]
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    cb = Schedule(make_optimizer([ParamGroup({"w": parameter})], rows["cb"]), rows["cb"], 8)
+    assert (cb.set(0), cb.set(80), cb.set(160)) == (3e-4, 1.5e-4, 0.0)
+
+
+def test_the_table_of_pemt_goes_by_the_sizes_of_the_sets():
+    from peftbench.tasks.text_tables import PEMT_17, TABLE
+
+    for group in PEMT_17.values():
+        for task in group:
+            row, made = TABLE[task], recipe("pemt").for_task(task)
+            size = min(row.counts["train"], row.cap or row.counts["train"])
+            wanted = (20, 32) if size < 10_000 else (10, 32) if size <= 100_000 else (5, 128)
+            assert (made.epochs, made.batch_size) == wanted, task
+
+
+def test_the_recipe_of_prompt_tuning_rises_within_every_set():
+    from peftbench.tasks.text_tables import PEMT_17, TABLE
+
+    trainer = recipe("prompt_tuning")
+    assert (trainer.lr, trainer.batch_size, trainer.weight_decay) == (0.3, 128, 1e-5)
+    for task in [t for group in PEMT_17.values() for t in group] + ["mnli", "qnli", "qqp", "sst2"]:
+        row, made = TABLE[task], trainer.for_task(task)
+        size = min(row.counts["train"], row.cap or row.counts["train"])
+        size -= 1000 * (row.rule == "large")
+        steps = math.ceil(size / made.batch_size) * made.epochs
+        rise = 500 if made.warmup_steps else math.ceil(0.1 * steps)
+        fall(made, steps, rise)
+        assert made.warmup_steps is not None or task in ("cb", "wsc")
+
+
 TABLE = {"one": {"lr": 0.5, "drop_path": 0.25}, "two": {"lr": 0.125}}
 
 

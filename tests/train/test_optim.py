@@ -72,6 +72,78 @@ def test_constant_stays_at_its_peak_after_the_warm_up():
     assert [made.set(s) for s in (15, 30, 59)] == [LR] * 3
 
 
+def straight(**options):
+    recipe = {"epochs": 4, "schedule": "linear", "warmup_lr": 0.0, "min_lr": 0.0}
+    return schedule(**{**recipe, **options})
+
+
+@pytest.mark.parametrize("rise", [{"warmup_steps": 9}, {"warmup_ratio": 0.15}])
+def test_linear_falls_straight_to_its_floor(rise):
+    made, floor = straight(**rise), straight(**rise, min_lr=1e-3)
+    for step in range(60):
+        rising = LR * step / 9
+        assert made.set(step) == pytest.approx(
+            rising if step < 9 else LR * (60 - step) / 51, rel=1e-12
+        )
+        fall = 1e-3 + (LR - 1e-3) * (60 - step) / 51
+        assert floor.set(step) == pytest.approx(rising if step < 9 else fall, rel=1e-12)
+    assert [made.set(s) for s in (60, 61, 900)] == [0.0] * 3
+    assert [floor.set(s) for s in (60, 900)] == [1e-3] * 2
+
+
+@pytest.mark.parametrize(("warmup", "ratio", "steps"), [(500, None, 4000), (None, 0.06, 2300)])
+def test_linear_is_the_schedule_that_the_scripts_use(warmup, ratio, steps):
+    """transformers.get_linear_schedule_with_warmup, which trainers of that library take."""
+    from transformers import get_linear_schedule_with_warmup
+
+    plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
+    rise = warmup or math.ceil(ratio * steps)
+    theirs = get_linear_schedule_with_warmup(plain, rise, steps)
+    ours = straight(epochs=1, warmup_steps=warmup, warmup_ratio=ratio, steps_per_epoch=steps)
+    for step in range(steps):
+        assert ours.set(step) == pytest.approx(plain.param_groups[0]["lr"], rel=1e-9, abs=1e-18)
+        plain.step()
+        theirs.step()
+
+
+def test_linear_without_a_rise_and_by_epochs():
+    made = straight(warmup_epochs=0)
+    assert (made.set(0), made.set(30)) == (LR, LR / 2)
+    coarse = straight(warmup_epochs=1, schedule_per="epoch")
+    assert [coarse.set(15 * e) for e in range(5)] == pytest.approx([0, LR, LR * 2 / 3, LR / 3, 0])
+    assert straight(warmup_epochs=9).set(59) == pytest.approx(LR * 59 / 60)  # nothing but a rise
+
+
+def test_a_rise_in_steps_goes_with_every_schedule():
+    cosine = schedule(epochs=4, warmup_steps=6, warmup_lr=0.0, min_lr=0.0)
+    assert cosine.set(3) == pytest.approx(LR / 2) and cosine.set(30) == pytest.approx(LR / 2)
+    constant = schedule(epochs=4, schedule="constant", warmup_steps=6, warmup_lr=0.0)
+    assert (constant.set(3), constant.set(6), constant.set(59)) == (LR / 2, LR, LR)
+    assert schedule(epochs=4, schedule="constant", warmup_steps=0).set(0) == LR
+
+
+def test_a_rise_that_is_no_shorter_than_the_fit_is_refused():
+    with pytest.raises(ConfigError, match=r"warmup_steps: 60 of 60 steps .*warmup_ratio=0\.1"):
+        straight(warmup_steps=60)
+    assert straight(warmup_steps=59).set(59) == LR
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"warmup_steps": -1}, "warmup_steps: -1"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio: 1.0 not in"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio: -0.1 not in"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "one of them"),
+        ({"warmup_steps": 3, "schedule_per": "epoch"}, "warmup_steps: it counts steps"),
+        ({"warmup_ratio": 0.1, "schedule_per": "epoch"}, "warmup_ratio: it counts steps"),
+    ],
+)
+def test_rises_without_meaning_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Trainer(**options)
+
+
 def test_multipliers_of_groups_follow_the_curve():
     slow = ParamGroup({"a": nn.Parameter(torch.zeros(2, 2))}, lr=0.1)
     fast = ParamGroup({"b": nn.Parameter(torch.zeros(2, 2))})
