@@ -48,7 +48,10 @@ def config_names(group):
 
 
 def config(group, name):
-    """Return a configuration as a plain mapping, with its defaults list followed."""
+    """Return a configuration as a plain mapping, with its defaults list followed.
+
+    Sources of a transfer are left out; :func:`method` puts small ones there.
+    """
     for folder in config_folders(group):
         path = folder / f"{name}.yaml"
         if path.is_file():
@@ -69,7 +72,7 @@ def config(group, name):
         place = merged
         for part in outer:
             place = place.setdefault(part, {})
-        place[last] = config(other, choice)
+        place[last] = config(other, "none" if other == "sources" else choice)
     return _over(merged, plain)
 
 

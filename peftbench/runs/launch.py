@@ -15,7 +15,7 @@ from . import trackers
 from .identity import run_id
 from .process import INTERRUPTED, TERMINATED, describe, is_main, say
 from .settings import Settings
-from .stages import run_stages, stage_settings
+from .stages import named, run_stages, stage_settings
 from .store import Ledger, RunDir, State, find_finished
 from .table import show_result
 
@@ -41,14 +41,19 @@ def run_dir_of(settings: Settings) -> RunDir:
     """Return the directory of the run that the settings define; nothing is written.
 
     A local weight file counts by its content, wherever it lies and however its path is spelled;
-    runs that this one starts from count by their own identities.
+    runs that this one starts from count by their own identities, in their order.
     """
     plain = dict(settings.plain)
     weights = Path(str(plain["backbone"].get("weights") or "")).expanduser()
     if weights.is_file():
         plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{sha256_file(weights)}"}
     if stages := stage_settings(settings):
-        plain["stages"] = {name: run_dir_of(stage).run_id for name, stage in stages.items()}
+        method = {key: value for key, value in plain["method"].items() if key != "sources"}
+        runs = []
+        for name, stage in stages.items():
+            with named(name, settings):
+                runs.append([name, run_dir_of(stage).run_id])
+        plain |= {"method": method, "stages": runs}
     identity = run_id(plain, settings.data.manifest_sha256)
     return RunDir(Path(settings.output) / settings.study / identity)
 

@@ -8,16 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, PeftbenchError
+from ..errors import ConfigError, MissingAssetError, PeftbenchError
 from ..methods.base import Stage
 from .settings import Protocol, Settings
 
 STUDY = "sources"
 PROTOCOL = Protocol("honest", final_fit=False, select="best_val")
 """A source is fitted once, and its best epoch on val is kept; its test split is read once."""
+
+MEND = (
+    "\n  other sources: sources=pocket_text (small ones, fetched on first use), or sources.tasks "
+    "of your own"
+)
+
+
+@contextmanager
+def named(name: str, settings: Settings) -> Iterator[None]:
+    """Say of a mistake that it is one of a source, by the keys that mend it there."""
+    try:
+        yield
+    except PeftbenchError as error:
+        text = re.sub(r"\bdata\.(?=[a-z])", f"sources.tasks.{name}.", str(error))
+        if getattr(getattr(settings.method, "sources", None), "trainer", None) is not None:
+            text = re.sub(r"(?<!\.)\btrainer\.(?=[a-z])", "sources.trainer.", text)
+        mend = MEND if isinstance(error, MissingAssetError) else ""
+        raise type(error)(f"source '{name}': {text}{mend}") from error
 
 
 def stage_settings(settings: Settings) -> dict[str, Settings]:
@@ -65,13 +85,12 @@ def run_stages(settings: Settings) -> dict[str, Path]:
 
     folders: dict[str, Path] = {}
     for name, member in stage_settings(settings).items():
-        run_dir = run_dir_of(member)
+        with named(name, settings):
+            run_dir = run_dir_of(member)
         if find_finished(run_dir) is None:
             say(f"== source {name}, which {settings.names['method']} starts from")
-            try:
+            with named(name, settings):
                 run_one(member)
-            except PeftbenchError as error:
-                raise type(error)(f"source '{name}': {error}") from error
         folders[name] = run_dir.adapter
     return folders
 

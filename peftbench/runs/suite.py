@@ -86,7 +86,7 @@ def _planned(settings: Settings, members: Mapping[str, Settings]) -> dict[str, d
     missing = [error for error in problems if isinstance(error, MissingAssetError)]
     if len(missing) == len(members) > 1:
         raise MissingAssetError(
-            f"none of the {len(members)} tasks of {settings.names['data']} is here; "
+            f"none of the {len(members)} tasks of {settings.names['data']} can run; "
             f"the first says:\n{missing[0]}"
         )
     return tasks

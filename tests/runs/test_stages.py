@@ -122,6 +122,12 @@ def test_sources_run_first_once_and_serve_every_seed_and_study(settings, execute
 def test_a_source_is_part_of_the_identity(settings):
     other = replace(settings, method=replace(settings.method, sources=(Toy("first"), Toy("third"))))
     assert run_dir_of(other).run_id != run_dir_of(settings).run_id
+    turned = replace(
+        settings, method=replace(settings.method, sources=settings.method.sources[::-1])
+    )
+    assert (
+        run_dir_of(turned).run_id != run_dir_of(settings).run_id
+    )  # the order is that of the gates
     paper = replace(settings, protocol=Protocol("paper", False, "best_test"))
     same = [run_dir_of(s["first"]).run_id for s in map(stage_settings, (settings, paper, other))]
     assert len(set(same)) == 1

@@ -121,7 +121,7 @@ def test_wrong_counts_and_a_missing_task_are_named_with_their_place(command, tmp
 def test_a_suite_without_any_data_says_so_once_and_leaves_nothing(command, tmp_path):
     found = command("data=vtab1k", "study=v")
     assert found.code == 2 and found.err.count("error:") == 1
-    assert "none of the 19 tasks of vtab1k is here" in found.err
+    assert "none of the 19 tasks of vtab1k can run" in found.err
     assert "scripts/prepare_data.py build vtab1k" in found.err
     assert not (tmp_path / "outputs").exists()
 
