@@ -7,6 +7,11 @@ python scripts/analyze.py similarity run=outputs/STUDY/RUN      logits of class 
 python scripts/analyze.py attention run=... images=4            attention to and from the Gist token
 python scripts/analyze.py scales run=...                        learned scales of U-Tuning by layer
 
+Of one or more finished runs, or of whole studies:
+
+python scripts/analyze.py gates run=outputs/STUDY               PEMT's gates, target by source and
+                                                                block by block, and prompts
+
 Of a run, or of anything that train.py could train, said with the same words (backbone=... data=...
 method=... trainer.batch_size=...):
 
@@ -22,7 +27,7 @@ python scripts/analyze.py landscape run=outputs/STUDY/RUN1,outputs/STUDY/RUN2
 python scripts/analyze.py pac_bayes run=outputs/STUDY/FULL,outputs/STUDY/LORA,outputs/STUDY/SIFT
                             distances from pretrained and random weights, and PAC-Bayes terms
 
-run        a finished run's directory; several with commas (landscape, pac_bayes)
+run        a finished run's directory; several with commas (landscape, pac_bayes, gates)
 out        where the files go; by default the folder 'analysis' in the run's directory, or
            outputs/analysis/BACKBONE-DATA without a run
 images     (attention) pictures for which maps are drawn
@@ -224,6 +229,22 @@ LOOKS: dict[str, tuple[type, Any]] = {
 }
 
 
+def gates(words: Sequence[str]) -> None:
+    """Measure, draw and write what sources some runs lean on."""
+    settings = arguments.read(Look, words)
+    from peftbench.analysis import gates as study
+    from peftbench.reports.figures import need_matplotlib
+
+    need_matplotlib("gates")
+    opened = study.runs_in([p for p in settings.run.split(",") if p])
+    numbers = study.measure(opened)
+    print(study.table(numbers))
+    figures = {"gates": study.draw(numbers), "gates_blocks": study.draw_blocks(numbers["runs"][0])}
+    folder = Path(settings.out) if settings.out else opened[0].path / "analysis"
+    lines = [study.COLUMNS, *study.rows(numbers)]
+    write(folder, "gates", Findings(numbers, figures, {"gates": lines}))
+
+
 def look(name: str, words: Sequence[str]) -> None:
     """Measure, draw and write what a finished run shows."""
     kind, found = LOOKS[name]
@@ -280,9 +301,14 @@ def main(given: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if words else 2
     try:
-        if words[0] not in {**LOOKS, **STUDIES}:
-            raise unknown("analysis", words[0], {**LOOKS, **STUDIES})
-        (look if words[0] in LOOKS else study)(words[0], words[1:])
+        if words[0] == "gates":
+            gates(words[1:])
+        elif words[0] in LOOKS:
+            look(words[0], words[1:])
+        elif words[0] in STUDIES:
+            study(words[0], words[1:])
+        else:
+            raise unknown("analysis", words[0], ["gates", *LOOKS, *STUDIES])
     except PeftbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

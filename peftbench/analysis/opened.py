@@ -12,6 +12,7 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..backbones.backbone import Backbone
 from ..errors import ArtefactError, ConfigError, CorruptAssetError
 from ..methods.base import Output
 from ..runs.settings import Settings
@@ -62,6 +63,10 @@ class Opened:
         if task.manifest_sha256 != self.result["data_manifest"]["sha256"]:
             raise ConfigError(f"data: those of {self.path} have changed since it was run")
         return task
+
+    def bound(self, backbone: Backbone) -> Task:
+        """Load the data as a network reads them."""
+        return self.task().bind(backbone)
 
     def accelerator(self) -> Accelerator:
         """Return device and precision of the run."""

@@ -361,9 +361,14 @@ class CorrelatedTokens(Tokens):
             self.register_buffer(f"other{i}", other_MD, persistent=False)
         self.number = len(others)
 
+    @property
+    def others(self) -> list[Tensor]:
+        """P_i, (M_i, D) each."""
+        return [getattr(self, f"other{i}") for i in range(self.number)]
+
     def made(self, layer: int, like_BTD: Tensor) -> Tensor:
         """Return the correlated prompt for every sample, (B, M, D)."""
-        others = [getattr(self, f"other{i}") for i in range(self.number)]
+        others = self.others
 
         def drop(probabilities: Tensor, i: int) -> Tensor:
             p, name = self.correlation_dropout, f"{self.name}/correlation/{i}"

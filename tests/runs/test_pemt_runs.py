@@ -3,9 +3,11 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 
-from peftbench.errors import MissingAssetError
+from peftbench.analysis import gates
+from peftbench.errors import ConfigError, IncompatibleError, MissingAssetError
 from peftbench.methods.sources import Sources
 from peftbench.runs.cli import with_aliases
 from peftbench.runs.launch import launch, run_dir_of
@@ -153,3 +155,29 @@ def test_the_ablations_are_in_the_docs():
     text = (ROOT / "docs" / "reports.md").read_text()
     missing = [words for words in ABLATIONS if f"`{words}`" not in text]
     assert not missing
+
+
+def test_gates_of_finished_runs(tables, tmp_path):
+    chosen = ("protocol.final_fit=false", "data.tasks=[cb]")
+    launch(small(tables, tmp_path, *chosen))
+    launch(small(tables, tmp_path, *chosen, "method.gates=uniform"))
+    numbers = gates.measure(gates.runs_in([str(tmp_path / "default")]))
+    learned, even = sorted(numbers["runs"], key=lambda run: run["entropy"])
+    for run in (learned, even):
+        blocks = np.array([block["gates"] for block in run["per_block"]])
+        assert run["sources"] == ["mnli", "sst2"] and run["split"] == "val"
+        assert blocks.shape == (4, 2)  # two blocks of the encoder and two of the decoder
+        np.testing.assert_allclose(blocks.sum(1), 1, atol=1e-6)
+        np.testing.assert_allclose(blocks.mean(0), run["gates"], atol=1e-9)
+        np.testing.assert_allclose(sum(run["prompt_attention"]), 1, atol=1e-9)
+        assert run["even_entropy"] == pytest.approx(np.log(2))
+        assert run["spearman_prompt_cosine"] is None  # of two sources there is no order to speak of
+    np.testing.assert_allclose(even["gates"], 0.5, atol=1e-6)
+    assert even["entropy"] == pytest.approx(np.log(2), abs=1e-6)
+    assert len(gates.rows(numbers)) == 4 and "mnli" in gates.table(numbers)
+    assert gates.draw(numbers).axes[0].get_yticklabels()[0].get_text() == "cb (2)"
+    assert len(gates.draw_blocks(learned).axes[0].get_yticklabels()) == 4
+    with pytest.raises(ConfigError, match="no finished run"):
+        gates.runs_in([str(tables)])
+    with pytest.raises(IncompatibleError, match="no gates"):
+        gates.measure(gates.runs_in([str(tmp_path / "sources")]))
