@@ -19,7 +19,7 @@ from ..errors import ConfigError, IncompatibleError, MissingAssetError, unknown
 from ..train.model import Adapted
 
 KEPT = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better")
-PACKAGES = ("lm_eval", "datasets", "transformers", "torch", "peftbench")
+PACKAGES = ("lm_eval", "datasets", "transformers", "torch")
 BOUND = 1e-3
 """Part of the logits' scale that padding behind a text may change them by."""
 

@@ -31,6 +31,7 @@ class Shape:
         longest: most tokens that a text network takes, or is used with.
         image: side in pixels of what a vision network reads; None for text.
         writes: whether it has a language-model head, which is used then.
+        encodes: whether it reads in an encoder and writes in a decoder.
 
     """
 
@@ -41,6 +42,7 @@ class Shape:
     longest: int = 0
     image: int | None = None
     writes: bool = False
+    encodes: bool = False
 
     def load(
         self, device: str = "meta", dtype: torch.dtype = torch.bfloat16, attention: str = "sdpa"
@@ -74,7 +76,7 @@ class Shape:
             return {"image": torch.zeros(batch, 3, self.image, self.image, dtype=dtype).to(device)}
         ids = torch.full((batch, seq), 5).to(device)
         found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return found | {"decoder_input_ids": ids} if self.family == "t5" else found
+        return found | {"decoder_input_ids": ids} if self.encodes else found
 
 
 def _bert(roberta: bool, depth: int, width: int, heads: int, **more: Any) -> Any:
@@ -160,13 +162,14 @@ def _vit(model: str, size: int) -> Any:
 
 
 def _shapes() -> Iterator[Shape]:
-    bert, t5, llama = (partial(Shape, family=f) for f in ("bert", "t5", "llama"))
+    bert, llama = (partial(Shape, family=f) for f in ("bert", "llama"))
+    t5 = partial(Shape, family="t5", longest=512, writes=True, encodes=True)
     yield bert("bert_base", "BERT-base", build=_bert(False, 12, 768, 12), longest=512)
     yield bert("minilm", "MiniLM-L6", build=_bert(False, 6, 384, 12), longest=512)
     yield bert("roberta_base", "RoBERTa-base", build=_roberta(12, 768, 12), longest=512)
     yield bert("roberta_large", "RoBERTa-large", build=_roberta(24, 1024, 16), longest=512)
-    yield t5("t5_small", "T5-small", build=_t5(512, 6, 8, 2048), longest=512, writes=True)
-    yield t5("t5_base", "T5-base", build=_t5(768, 12, 12, 3072), longest=512, writes=True)
+    yield t5("t5_small", "T5-small", build=_t5(512, 6, 8, 2048))
+    yield t5("t5_base", "T5-base", build=_t5(768, 12, 12, 3072))
     for name, title, numbers in (
         ("llama_7b", "LLaMA-7B", (4096, 11008, 32, 32)),
         ("llama_13b", "LLaMA-13B", (5120, 13824, 40, 40)),

@@ -116,7 +116,7 @@ def by_hand(model):
         sums = []
         for choice in (row["a"], row["b"]):
             if codec.layout == "seq2seq":
-                (read,), (said,) = codec.ids([row["q"]]), codec.ids([f" {choice}"])
+                (read,), (said,) = codec.ids([row["q"]], special=True), codec.ids([f" {choice}"])
                 inputs = {
                     "input_ids": torch.tensor([read]),
                     "attention_mask": torch.ones(1, len(read), dtype=torch.int64),
@@ -173,7 +173,7 @@ def test_each_choice_has_the_likelihood_of_a_forward_pass(tmp_path):
             inputs = {"input_ids": torch.tensor([[*read, *said][:-1]])}
             if codec.layout == "seq2seq":
                 said = codec.ids([" " + row["b"]])[0]
-                read = codec.ids([row["q"]])[0]
+                read = codec.ids([row["q"]], special=True)[0]
                 inputs = {
                     "input_ids": torch.tensor([read]),
                     "attention_mask": torch.ones(1, len(read), dtype=torch.int64),
