@@ -17,12 +17,14 @@ class Edit(nn.Module):
         name: unique within a delta; also the prefix of its tensors in the artefact.
         identity: whether the network computes the same function right after :meth:`install`.
         alone: whether the edit keeps gradients out of the network, so that no other edit can train.
+        caches: whether a network may go on with a key-value cache under it when it writes.
         preparing: set while a method looks at data; gradients that arrive then are not to train on.
 
     """
 
     identity: bool = True
     alone: bool = False
+    caches: bool = True
     preparing: bool = False
 
     def __init__(self, name: str) -> None:

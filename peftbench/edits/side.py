@@ -233,6 +233,7 @@ class Ladder(Edit):
     """
 
     alone = True
+    caches = False  # no keys and values of the side network's own
 
     def __init__(
         self,

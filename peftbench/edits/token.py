@@ -61,6 +61,7 @@ class Tokens(Edit):
         super().__init__(name)
         self.site, self.count, self.deep, self.dropout = site, count, deep, dropout
         self.place, self.readout, self.readout_in_eval = place, readout, readout_in_eval
+        self.caches = place == "front"
         self.stay = stay and bool(site.readers)
         shape = (len(site.block_inputs) if deep else 1, count, site.width)
         if not isinstance(start, Tensor):
@@ -150,7 +151,8 @@ class Tokens(Edit):
         if mask.dim() != 2:
             raise IncompatibleError(
                 f"tokens are inserted into '{self.site.name}', which needs an attention mask of "
-                f"shape (batch, tokens); got {tuple(mask.shape)}"
+                f"shape (batch, tokens); got {tuple(mask.shape)} (texts packed into rows have one "
+                "per pair of tokens: trainer.packing=null)"
             )
         at = self._at(mask.shape[1])
         return torch.cat([mask[:, :at], mask.new_ones(mask.shape[0], self.count), mask[:, at:]], 1)

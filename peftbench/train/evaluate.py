@@ -136,7 +136,8 @@ def _written(model: Adapted, task: Written, split: Split, batch: Batch, rows: Te
         return torch.zeros(len(rows), 0, device=device)
     encoded, codec = split.encoded, task.codec
     assert encoded is not None
-    if "encoded" in batch.inputs:  # the source was read for the loss already
+    # what edits remember of the encoder's pass is of the whole batch
+    if "encoded" in batch.inputs and asked.all():  # the source was read for the loss already
         prompts = {n: batch.inputs[n][asked.to(device)] for n in ("encoded", "attention_mask")}
     else:
         prompts = {name: t.to(device) for name, t in encoded.prompts(rows[asked]).items()}

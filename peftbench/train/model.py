@@ -135,7 +135,12 @@ class Adapted(nn.Module):
         if anatomy.write is None:
             raise IncompatibleError(f"{self.backbone.name} has no language-model head to write by")
         self._forget()
-        settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, **how}
+        settings: dict[str, Any] = {
+            "do_sample": False,
+            "num_beams": 1,
+            "use_cache": all(edit.caches for edit in self.delta),
+            **how,
+        }
         start = getattr(getattr(self.base, "config", None), "decoder_start_token_id", None)
         if start is not None:
             settings["decoder_start_token_id"] = start

@@ -5,7 +5,7 @@ import texts
 import tiny
 import torch
 
-from peftbench.errors import ConfigError
+from peftbench.errors import ConfigError, IncompatibleError
 from peftbench.tasks.bind import bind
 from peftbench.train.config import Trainer
 from peftbench.train.engine import make_accelerator
@@ -157,3 +157,22 @@ def test_only_the_first_samples_are_answered_where_the_task_says_so(fit, monkeyp
     found = f.evaluate(f.task.split("val"))
     assert sum(answered) == 5
     assert found.metrics["accuracy"] * 5 == round(found.metrics["accuracy"] * 5)
+
+
+@pytest.mark.parametrize("layout", ["seq2seq", "decoder"])
+@pytest.mark.parametrize("written", [None, 5])
+def test_a_network_that_cannot_use_a_cache_is_scored_without_one(fit, layout, written):
+    f = fit(layout, "lst", data=texts.task(written=written), max_steps=1)
+    f.run()
+    found = []
+    for size in (1, 30):
+        object.__setattr__(f.cfg, "eval_batch_size", size)
+        scored = f.evaluate(f.task.split("val"))
+        found.append((f.task.answers(scored.scores_NC[: written or 30]), scored.metrics))
+    assert found[0][0] == found[1][0] and any(found[0][0])
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+def test_tokens_in_packed_rows_are_refused_with_the_key(fit):
+    with pytest.raises(IncompatibleError, match=r"trainer\.packing=null"):
+        fit("decoder", "prompt_tuning", packing=24).run()
