@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import IncompatibleError
+from ..errors import ConfigError, IncompatibleError
 from .base import Task
 from .batch import Split
 from .encoded import Continued, Encoded, Ragged, Segments, Transduced
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 ANSWER = "\nAnswer:"
 """What stands between a source and what a decoder writes, where the source is no prompt itself."""
+
+
+LEAST_SOURCE = 6
+"""Tokens that hold what every prompt has: special tokens, ``ANSWER``, and some of the text."""
 
 
 class Asked(Protocol):
@@ -47,6 +51,7 @@ def bind(task: TextTask, backbone: Backbone) -> Task:
 
     Raises:
         IncompatibleError: the network has no tokenizer, or cannot do what the task asks for.
+        ConfigError: a limit leaves no room for a text, or nothing to score.
 
     """
     codec = backbone.codec
@@ -54,6 +59,7 @@ def bind(task: TextTask, backbone: Backbone) -> Task:
         raise IncompatibleError(
             f"backbone '{backbone.name}' has no tokenizer, and a text needs one"
         )
+    _check_limits(task)
     form = form_of(task, codec)
     splits = _splits(task.splits, encoder(task, form, backbone))
     if form == "text_to_text":
@@ -61,6 +67,19 @@ def bind(task: TextTask, backbone: Backbone) -> Task:
     make: Any = TextClasses if task.kind == "classification" else TextValues
     made: Task = make(task.name, task.labels, splits, task.manifest, task.metrics)
     return made
+
+
+def _check_limits(task: TextTask) -> None:
+    limits = {
+        "longest_source": (LEAST_SOURCE, task.longest_source),
+        "longest_target": (1, task.longest_target),
+        "written": (1, task.written),
+    }
+    for name, (least, value) in limits.items():
+        if value is not None and value < least:
+            raise ConfigError(
+                f"data.{name}: {value} must be at least {least}, or null for the usual one"
+            )
 
 
 def form_of(task: TextTask, codec: Codec) -> str:

@@ -113,7 +113,7 @@ class PocketText(TextSpec):
             words,
             task.metrics,
             task.description,
-            self.longest_source or task.longest,
+            task.longest if self.longest_source is None else self.longest_source,
             8,
             self.manifest,
             self.form,

@@ -104,7 +104,8 @@ class PublishedText(TextSpec):
     @property
     def fewer(self) -> Fewer:
         """How many of the training samples are used."""
-        return Fewer(self.n_obs or self.row.cap, self.shots, self.shots_seed)
+        n_obs = self.row.cap if self.n_obs is None else self.n_obs
+        return Fewer(n_obs, self.shots, self.shots_seed)
 
     @cached_property
     def tables(self) -> tuple[dict[str, Any], str | None]:
@@ -199,8 +200,8 @@ class PublishedText(TextSpec):
             self.words,
             ("accuracy",) if self.kind != row.kind else row.metrics,
             row.description,
-            self.longest_source or source,
-            self.longest_target or target,
+            source if self.longest_source is None else self.longest_source,
+            target if self.longest_target is None else self.longest_target,
             self.manifest,
             self.form,
             wording=wording_of(row, self.kind, self.template),

@@ -5,7 +5,7 @@ import pytest
 import texts
 import torch
 
-from peftbench.errors import IncompatibleError
+from peftbench.errors import ConfigError, IncompatibleError
 from peftbench.tasks.base import SPLITS
 from peftbench.tasks.bind import bind
 from peftbench.tasks.encoded import IGNORED
@@ -150,3 +150,13 @@ def test_token_losses_are_those_of_the_targets():
         for b, row in enumerate(labels.tolist())
     ]
     torch.testing.assert_close(task.per_sample_loss(logits, labels), torch.stack(expected))
+
+
+@pytest.mark.parametrize("layout", texts.LAYOUTS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("longest_source", 0), ("longest_source", -3), ("longest_target", 0), ("written", 0)],
+)
+def test_a_limit_that_leaves_nothing_is_refused(layout, name, value):
+    with pytest.raises(ConfigError, match=rf"data\.{name}: {value} must be at least"):
+        bind(texts.task(**{name: value}), texts.backbone(layout))

@@ -346,3 +346,9 @@ def test_alpaca(tmp_path):
     with pytest.raises(CorruptAssetError, match="no column 'input'"):
         Alpaca(str(tmp_path / "bad.jsonl")).load()
     assert spec.build(config("alpaca"), "data") == Alpaca()
+
+
+@pytest.mark.parametrize("task", ["cola", "yelp"])
+def test_no_training_samples_are_not_all_of_them(task):
+    with pytest.raises(ConfigError, match=r"data\.n_obs: expected 1 or more"):
+        PublishedText(task, n_obs=0)
