@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ..errors import IncompatibleError
+
 Layout = Literal["encoder", "seq2seq", "decoder"]
 
 
@@ -34,9 +36,20 @@ class Codec:
 
     @cached_property
     def end(self) -> int:
-        """Id that ends a text."""
-        own = self.tokenizer.eos_token_id
-        return int(own if own is not None else self.tokenizer.sep_token_id)
+        """Id that ends a text.
+
+        Raises:
+            IncompatibleError: the tokenizer has none.
+
+        """
+        tokenizer = self.tokenizer
+        own = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        if own is None:
+            raise IncompatibleError(
+                "backbone.model: the tokenizer names no token that ends a text; give it one: "
+                "eos_token in tokenizer_config.json or special_tokens_map.json"
+            )
+        return int(own)
 
     def segments(
         self, texts: Sequence[Sequence[str]], longest: int
