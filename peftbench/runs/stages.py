@@ -65,6 +65,11 @@ def _settings_of(settings: Settings, stage: Stage) -> Settings:
     )
     if made.method.stages():
         raise ConfigError(f"method: the source '{stage.name}' has sources of its own")
+    if made.data.name == settings.data.name:
+        raise ConfigError(
+            f"data: '{settings.data.name}' is one of the sources that it would learn from; take "
+            "another target, or leave it out by method.subset"
+        )
     return made
 
 

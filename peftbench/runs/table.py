@@ -133,7 +133,7 @@ def show_suite(summary: Mapping[str, Any], path: Path, file: IO[str] | None = No
         if "value" in line:
             low, high = line["ci95"]
             note = "; not the published data" if line.get("deviations") else ""
-            own = line["name"]
+            own = line.get("name", "")
             bounds = f"{figure(own, low)} to {figure(own, high)}{note}"
             table.add_row(name, with_unit(own, line["value"]), bounds)
         else:

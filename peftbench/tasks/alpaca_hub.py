@@ -41,6 +41,7 @@ class Alpaca(TextSpec):
         shots_seed: of the choice of shots.
         longest_source: limit in tokens of what is read.
         longest_target: limit in tokens of what is written.
+        written: so many samples of a split are answered, for ROUGE-L; None: all of them.
 
     """
 
@@ -54,6 +55,7 @@ class Alpaca(TextSpec):
     shots_seed: int = 0
     longest_source: int = 384
     longest_target: int = 128
+    written: int | None = 64
 
     def __post_init__(self) -> None:
         for name in ("val", "test"):
@@ -176,5 +178,6 @@ class Alpaca(TextSpec):
             self.longest_target,
             self.manifest,
             style=self.template,
+            written=self.written,
             wording=INSTRUCTION,
         )

@@ -70,7 +70,8 @@ def small(use):
     name, classes = tiny.USES[use]
     family = tiny.backbone(name).anatomy.family
     build = lambda attention: tiny.fresh(name).model  # noqa: E731
-    return Shape(name, "tiny", family, build, tiny.LENGTH, writes=classes is None)
+    encodes = name.startswith("t5")
+    return Shape(name, "tiny", family, build, tiny.LENGTH, writes=classes is None, encodes=encodes)
 
 
 def kept(use, device, checkpointing):

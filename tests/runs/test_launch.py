@@ -78,7 +78,7 @@ def test_a_stopped_run_is_resumed_and_its_state_goes_when_it_is_done(settings, m
 def test_sigterm_before_training_is_booked_too(settings, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
 
-    def execute(settings, run_dir):
+    def execute(settings, run_dir, sources=None):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("still running")
 
@@ -90,7 +90,7 @@ def test_sigterm_before_training_is_booked_too(settings, monkeypatch):
 
 
 def test_another_exit_is_a_failure(settings, monkeypatch):
-    def execute(settings, run_dir):
+    def execute(settings, run_dir, sources=None):
         raise SystemExit(7)
 
     stand_in(monkeypatch, execute)
@@ -169,7 +169,7 @@ def scored(monkeypatch, fakes):
     """Training that gives digits 0.9 and mnist5k 0.6, and fails on broken."""
     made = []
 
-    def execute(settings, run_dir):
+    def execute(settings, run_dir, sources=None):
         made.append(settings.names["data"])
         if settings.data.task == "broken":
             raise NonFiniteError("the loss of step 3 is not finite")

@@ -151,3 +151,8 @@ def test_sources_of_sources_are_refused(settings):
 
     with pytest.raises(ConfigError, match="sources of its own"):
         stage_settings(replace(settings, method=Deep()))
+
+
+def test_a_target_that_is_one_of_its_sources_is_refused(settings):
+    with pytest.raises(ConfigError, match="one of the sources"):
+        stage_settings(replace(settings, data=Toy("second")))
