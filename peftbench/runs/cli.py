@@ -197,7 +197,26 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
         argument = re.sub(r"^(\+{0,2}|~)sources(?==|$)", r"\1sources@method.sources", argument)
         argument = re.sub(r"^(\+{0,2}|~)sources\.", r"\1method.sources.", argument)
         out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
-    return out
+    return _sweepable(out) if {"-m", "--multirun"} & set(out) else out
+
+
+def _sweepable(arguments: Sequence[str]) -> list[str]:
+    """Let a setting of a group go with every choice of a sweep over that group.
+
+    Hydra first composes a sweep without its lists, where ``data=a,b data.x=1`` would put ``x`` to
+    the group's default choice, which need not have it. Each run still refuses what its own choice
+    does not have.
+    """
+    places = set()
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if "," in re.sub(r"\[.*?\]|\(.*?\)|\{.*?\}|'[^']*'|\"[^\"]*\"", "", value):
+            group, _, package = key.partition("@")
+            places.add(package or group.replace("/", "."))
+    return [
+        f"++{argument}" if any(argument.startswith(f"{place}.") for place in places) else argument
+        for argument in arguments
+    ]
 
 
 def plugin_configs() -> list[str]:

@@ -267,3 +267,22 @@ def test_a_choice_within_a_group_of_data_is_found_by_its_neighbours():
     )
     assert "Did you mean 'vtab1k/dtd'?" in str(error) and "vtab1k/svhn" in str(error)
     assert "digits" not in str(error) and "(key: data)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("-m data=a,b data.x=1", "-m data=a,b ++data.x=1"),
+        ("data=a,b data.x=1", "data=a,b data.x=1"),  # no sweep: refused as a name elsewhere
+        ("-m data=a data.x=1,2", "-m data=a data.x=1,2"),
+        ("-m data=a data.tasks=[u,v] data.x=1", "-m data=a data.tasks=[u,v] data.x=1"),
+        ("--multirun inner=a,b inner.r=2", "--multirun method@method.inner=a,b ++method.inner.r=2"),
+        ("-m trainer/augment=a,b trainer.augment.p=1", None),
+    ],
+)
+def test_a_setting_goes_with_every_choice_of_a_sweep(given, expected):
+    from peftbench.runs.cli import with_aliases
+
+    found = " ".join(with_aliases(given.split()))
+    wanted = expected or "-m trainer/augment=a,b ++trainer.augment.p=1"
+    assert found == wanted
