@@ -162,9 +162,10 @@ def _resolved(path: Path) -> dict[str, Any]:
             _put(settings, _resolved(path.with_name(f"{default}.yaml")))
         elif isinstance(default, Mapping):
             for place, value in default.items():
-                group, _, package = str(place).lstrip("/").partition("@")
-                part: dict[str, Any] = _resolved(path.parents[1] / group / f"{value}.yaml")
-                for key in reversed(package.split(".")):
+                group, _, package = str(place).removeprefix("override ").partition("@")
+                root = path.parents[1] if group.startswith("/") else path.parent
+                part: dict[str, Any] = _resolved(root / group.lstrip("/") / f"{value}.yaml")
+                for key in reversed((package or group).split(".")):
                     part = {key: part}
                 _put(settings, part)
     _put(settings, own)

@@ -206,7 +206,7 @@ def test_7_dropout_is_the_only_randomness():
         assert not torch.equal(first.logits, second.logits)
         edit = model.delta.edits["gist"]
         like = torch.zeros(64, 17, 32)
-        masked = edit.made(0, like)
+        masked = edit._inserted(0, like)
         kept = masked != 0
         assert 0.85 < float(kept.float().mean()) < 0.95
         whole = (edit.tokens[0] / 0.9).expand(64, -1, -1)
