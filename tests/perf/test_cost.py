@@ -145,7 +145,8 @@ def test_rows_name_every_method_of_the_folder(small):
     names = [r.name if isinstance(r, Row) else r.partition(":")[0] for r in rows]
     assert set(METHODS) <= set(names)
     left_out = [r.partition(":")[0] for r in rows if isinstance(r, str)]
-    assert left_out == ["convpass", "gist", "linear"]
+    without_sources = ["attempt", "pemt", "pemt_source", "spot"]  # or refused on decoders
+    assert sorted(left_out) == sorted([*without_sources, "convpass", "gist", "linear"])
     assert names.count(FLOOR) == 1
     (sift,) = (r for r in rows if isinstance(r, Row) and r.name == "sift")
     assert all(edit.chosen for edit in sift.model.delta)
