@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def _one(opened: Opened) -> dict[str, Any]:
         raise IncompatibleError(
             f"run: method {opened.result['method']} has no gates; gates needs runs of pemt"
         )
-    gates_LK, entropy = _means(opened, model, [m.name for m in mixtures])
+    gates_LK, entropy = _means(opened, model, [m.name for m in mixtures], accelerator)
     names: list[str] = model.method.names()  # type: ignore[attr-defined]
     mean_K = gates_LK.mean(0)
     alike = _prompts(model)
@@ -97,16 +98,17 @@ def _one(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _means(opened: Opened, model: Adapted, names: Sequence[str]) -> tuple[Tensor, float]:
+def _means(
+    opened: Opened, model: Adapted, names: Sequence[str], accelerator: Accelerator
+) -> tuple[Tensor, float]:
     """Return mean gates (L, K) over the val split, and their mean entropy."""
     split = opened.bound(model.backbone).split("val")
-    device = next(iter(model.trainable().values())).device
     totals: list[Tensor] = []
     entropies: list[Tensor] = []
     size = opened.settings.trainer.eval_batch_size
     for rows in torch.arange(len(split)).split(size):
-        batch = split.take(rows).to(device)
-        with opened.accelerator().autocast():
+        batch = split.take(rows).to(accelerator.device)
+        with accelerator.autocast():
             model(batch.inputs)
         gates_LBK = torch.stack([model.delta.taps[TAP + name].double() for name in names])
         gates_LBK = gates_LBK.expand(-1, len(rows), -1)

@@ -121,7 +121,7 @@ class Place:
         # transformers would ask the hub, from a thread, to convert old repositories' files
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
         try:
-            with hub.quiet(), _quiet():
+            with hub.quiet(), quiet():
                 yield
         except PeftbenchError:
             raise
@@ -159,7 +159,7 @@ class Place:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and load reports back: what they tell is checked and raised."""
     from transformers.utils import logging
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
 from ..backbones.preprocess import Preprocess
+from ..backbones.text_place import quiet
 from ..errors import ExportError
 from ..files import sha256_file, write_json, write_tensors, write_text
 from .folder import HEAD_FILE, base_facts, head_note, new_folder, put_head, write_head
@@ -136,7 +136,7 @@ def _write_transformers(merged: Merged, place: Path) -> str:
     network: Any = merged.network
     _admit_biases(network)
     name = type(network).__name__
-    with _quiet_transformers():
+    with quiet():
         network.save_pretrained(place)
         again, report = type(network).from_pretrained(
             place, output_loading_info=True, dtype=next(network.parameters()).dtype
@@ -159,22 +159,6 @@ def _write_transformers(merged: Merged, place: Path) -> str:
         text += head_note((merged.anatomy.features.__doc__ or "pooled features").strip())
         text += f"\nThe network's own weights do not depend on `{HEAD_FILE}`.\n"
     return text
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and reports off the screen; what matters is checked here."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _admit_biases(network: nn.Module) -> None:

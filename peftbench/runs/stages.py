@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigError, MissingAssetError, PeftbenchError
 from ..methods.base import Stage
@@ -57,7 +56,7 @@ def _settings_of(settings: Settings, stage: Stage) -> Settings:
         settings,
         method=stage.method,
         data=stage.data,
-        trainer=_for_task(trainer, stage),
+        trainer=trainer.for_task(stage.data.name),
         protocol=PROTOCOL,
         seed=stage.seed,
         study=STUDY,
@@ -71,10 +70,6 @@ def _settings_of(settings: Settings, stage: Stage) -> Settings:
             "another target, or leave it out by method.subset"
         )
     return made
-
-
-def _for_task(trainer: Any, stage: Stage) -> Any:
-    return trainer.for_task(getattr(stage.data, "name", stage.name))
 
 
 def run_stages(settings: Settings) -> dict[str, Path]:
