@@ -33,7 +33,9 @@ USES = {
     "t5_classifier": ("t5_tiny_random", CLASSES),
     "llama": ("llama_tiny_random", None),
     "llama_classifier": ("llama_tiny_random", CLASSES),
+    "captioner": ("captioner_tiny_random", None),
 }
+PLACES = 16  # of a picture in the tiny captioner
 
 
 def config_folders(group):
@@ -63,11 +65,16 @@ def config(group, name):
     for entry in plain.pop("defaults", []):
         if entry == "_self_":
             continue
-        if isinstance(entry, str):  # another file of this group, in the same place
-            merged = _over(merged, config(group, entry))
+        if isinstance(entry, str):  # another file, in the same place
+            other, _, _ = entry.lstrip("/").partition("@")
+            *folder, entry = other.split("/")
+            merged = _over(merged, config("/".join(folder) or group, entry))
             continue
         ((target, choice),) = entry.items()
         other, _, package = target.lstrip("/").partition("@")
+        if not package:  # a group within this one
+            merged[other] = config(f"{group}/{other}", choice)
+            continue
         *outer, last = package.split(".")
         place = merged
         for part in outer:
@@ -149,6 +156,10 @@ def inputs(use, batch=BATCH, seed=0, length=LENGTH):
     if use == "vit":
         return {"image": torch.randn(batch, 3, 32, 32, generator=g)}
     ids = torch.randint(3, VOCABULARY, (batch, length), generator=g)
+    if use == "captioner":
+        places = torch.full((batch, PLACES), -1)
+        image = torch.randn(batch, 3, 32, 32, generator=g)
+        return {"input_ids": torch.cat([ids[:, :1], places, ids[:, 1:]], 1), "image": image}
     mask = torch.ones(batch, length, dtype=torch.long)
     for i in range(batch):
         mask[i, length - i % 3 :] = 0

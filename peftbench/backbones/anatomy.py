@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -102,6 +103,11 @@ class Anatomy:
             if it has no such head.
         encode: (model, inputs) -> inputs with what the encoder gives in place of its ids, which
             ``logits`` and ``write`` take as well; None if nothing is read before writing begins.
+        connector: (generator) -> a part without pretrained weights that every method trains, kept
+            beside the heads; None if there is none.
+        connect: (model, connector, inputs) -> inputs that ``logits`` and ``write`` take, and the
+            context number (B, T) of every token; None if they take the inputs as they are.
+        sight: () -> hash of what sees pictures before all that is trained; None if nothing does.
         generating: modules that language-model logits use and pooled features do not.
         unused: identities of modules that this view of the network leaves out.
         fingerprint: () -> hash of the weights, where whoever loaded them keeps it.
@@ -120,6 +126,12 @@ class Anatomy:
     logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None = None
     write: Callable[[nn.Module, Mapping[str, Tensor], Any], Tensor] | None = None
     encode: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    connector: Callable[[torch.Generator], nn.Module] | None = None
+    connect: (
+        Callable[[nn.Module, nn.Module, Mapping[str, Tensor]], tuple[dict[str, Tensor], Tensor]]
+        | None
+    ) = None
+    sight: Callable[[], str] | None = None
     generating: tuple[nn.Module, ...] = ()
     unused: frozenset[int] = frozenset()
     fingerprint: Callable[[], str] | None = None

@@ -10,12 +10,12 @@ from torch import nn
 
 from ..errors import IncompatibleError
 from ..files import sha256_tensors
-from . import bert, llama, t5, timm_vit
+from . import bert, captioner, llama, t5, timm_vit
 from .anatomy import Anatomy
 from .codec import Codec
 from .preprocess import Preprocess
 
-FAMILIES = (timm_vit, bert, t5, llama)
+FAMILIES = (timm_vit, bert, t5, captioner, llama)
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:

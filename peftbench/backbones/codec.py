@@ -51,6 +51,12 @@ class Codec:
             )
         return int(own)
 
+    @property
+    def begin(self) -> int:
+        """Id that a sequence begins with; where the tokenizer has none, its end token."""
+        own = self.tokenizer.bos_token_id
+        return int(own if own is not None else self.end)
+
     def segments(
         self, texts: Sequence[Sequence[str]], longest: int
     ) -> tuple[list[list[int]], list[list[int]] | None]:

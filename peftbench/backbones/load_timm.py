@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -69,14 +71,10 @@ class TimmViT:
             CorruptAssetError: they are damaged or do not fit; names the file.
 
         """
-        _known(self.model)
-        _obtainable(self.model, self.weights, self.init)
-        from_file = bool(self.weights) and self.init == "pretrained"
-        model = create(self, pretrained=self.init == "pretrained" and not from_file)
-        if from_file:
-            load_file(model, _local(str(self.weights)), self.model)
-        source = _source(self, model)
-        return _finish(self, self.model, model, source)
+        known(self.model)
+        obtainable(self.model, self.weights, self.init)
+        model, source = made(self, _plain)
+        return finish(self, self.model, model, source, model.patch_embed.img_size[0])
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,30 @@ class PackagedDinov2Small:
 
             path = DINOV2_SMALL.get() / "model.safetensors"
         spec = TimmViT("vit_small_patch14_dinov2", self.image_size)
-        model = create(spec, pretrained=False)
+        model = create(spec, pretrained=False, check=_plain)
         load_file(model, path, spec.model)
         source = self.weights or "packaged DINOv2-small, saliency-tuned derivative"
-        return _finish(self, "dinov2_small", model, source)
+        return finish(self, "dinov2_small", model, source, model.patch_embed.img_size[0])
 
 
-def create(spec: TimmViT, pretrained: bool) -> Any:
+def made(spec: TimmViT, check: Callable[[TimmViT, Any], None] | None = None) -> tuple[Any, str]:
+    """Return a network with the weights that the settings ask for, and where they come from.
+
+    Args:
+        spec: the settings.
+        check: what else the network must be.
+
+    """
+    from_file = bool(spec.weights) and spec.init == "pretrained"
+    model = create(spec, spec.init == "pretrained" and not from_file, check)
+    if from_file:
+        load_file(model, _local(str(spec.weights)), spec.model)
+    return model, _source(spec, model)
+
+
+def create(
+    spec: TimmViT, pretrained: bool, check: Callable[[TimmViT, Any], None] | None = None
+) -> Any:
     """Call timm for a network without a classifier, with the hub's weights or random ones.
 
     Raises:
@@ -144,6 +159,13 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
             if told is None:
                 raise
             raise told from error
+    if check is not None:
+        check(spec, model)
+    return model
+
+
+def _plain(spec: TimmViT, model: Any) -> None:
+    """Refuse what is no plain vision transformer, and give it places for stochastic depth."""
     if not timm_vit.matches(model):
         raise ConfigError(f"backbone.model: '{spec.model}' is no plain vision transformer")
     patch = max(model.patch_embed.patch_size)
@@ -152,7 +174,6 @@ def create(spec: TimmViT, pretrained: bool) -> Any:
             f"backbone.image_size: {spec.image_size} is smaller than a patch of {patch} pixels"
         )
     timm_vit.admit_drop_path(model)
-    return model
 
 
 def _told(
@@ -212,13 +233,21 @@ def load_file(model: Any, path: Path, name: str) -> None:
 def _read(model: Any, path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file under the network's names, the classifier's left out."""
     from timm.models import load_state_dict
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
-    tensors = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
+    tensors = load_state_dict(str(path), weights_only=True)
+    renamed = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    tensors = tensors if renamed is None else renamed(tensors, model)
     return {k: v for k, v in tensors.items() if not k.startswith(("head.", "head_dist."))}
 
 
-def _known(name: str) -> None:
+def known(name: str, family: str = "vit_*") -> None:
+    """Refuse a name that neither timm nor the hub can have.
+
+    Args:
+        name: of a network.
+        family: pattern of the names to propose.
+
+    """
     import timm
 
     if ":" in name or "/" in name:
@@ -235,17 +264,18 @@ def _known(name: str) -> None:
             raise ConfigError(f"backbone.model: '{name}' names no revision after '@'")
         return
     if not timm.is_model(name):
-        choices = timm.list_models("vit_*") + timm.list_models("vit_*", pretrained=True)
+        choices = timm.list_models(family) + timm.list_models(family, pretrained=True)
         close = nearest(name, choices)
         raise ConfigError(
             f"backbone.model: timm knows no network '{name}'."
             + (f" Did you mean '{close}'?" if close else "")
-            + "\n  all names: python -c \"import timm; print(timm.list_models('vit_*'))\""
+            + f"\n  all names: python -c \"import timm; print(timm.list_models('{family}'))\""
         )
 
 
-def _finish(spec: Any, name: str, model: Any, source: str) -> Backbone:
-    preprocess = spec.pixels.of(model.pretrained_cfg, model.patch_embed.img_size[0])
+def finish(spec: Any, name: str, model: Any, source: str, size: int) -> Backbone:
+    """Return the network with its preprocessing for pictures of ``size`` pixels."""
+    preprocess = spec.pixels.of(model.pretrained_cfg, size)
     return Backbone(name, model, source, preprocess, to_spec(spec))
 
 
@@ -319,7 +349,7 @@ def _source(spec: TimmViT, model: Any) -> str:
     return f"hub {place.repository}, commit {stored.parent.name[:12]}"
 
 
-def _obtainable(name: str, weights: str | None, init: str) -> None:
+def obtainable(name: str, weights: str | None, init: str) -> None:
     """Fail at once where what is needed is neither here nor within reach."""
     place = Place.of(name)
     if init == "pretrained" and not weights and not (place.repository or place.url):

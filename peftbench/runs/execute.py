@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..errors import ConfigError, IncompatibleError, NonFiniteError
+from ..files import write_json
 from ..methods.base import Method
 from ..tasks.base import Task
 from ..tasks.batch import Split
@@ -249,11 +250,13 @@ class _Execution:
         self._log(step, epoch, name, scored.metrics)
         self.found["metrics"][name] = scored.metrics
         if self.protocol.select == "last":
+            self._keep(scored)
             return
         value = scored.metrics[self.task.primary]
         sign = 1 if self.task.higher_is_better else -1
         best = self.found.get("best", {}).get("value")
         if best is None or sign * value > sign * best:
+            self._keep(scored)
             self.found["best"] = {"value": value, "epoch": epoch, "metrics": scored.metrics}
             if name == "test":
                 self.found["best"]["interval"] = self.found["interval"]
@@ -278,6 +281,13 @@ class _Execution:
             self.found["interval"] = vars(interval)
         return scored
 
+    def _keep(self, scored: Evaluation) -> None:
+        """Write what the task leaves of a split besides figures: ``<kind>/<split>.json``."""
+        if is_main():
+            split = self.task.split(scored.split)
+            for kind, value in self.task.leaves(scored.scores_NC, split).items():
+                write_json(self.run_dir.path / kind / f"{scored.split}.json", value)
+
     def _close_phase(self, fitter: Fitter, report: FitReport, phase: Phase, number: int) -> None:
         about = {"phase": phase.name, "fit": list(phase.fit)}
         flops = report.flops(len(fitter.split))
@@ -294,6 +304,7 @@ class _Execution:
             scored = self._score(fitter, "test")
             self._log(report.steps, fitter.cfg.epochs, "test", scored.metrics)
             self.found["metrics"]["test"] = scored.metrics
+            self._keep(scored)
         self.offset += report.steps
 
     def _finish(self, model: Adapted) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class DataSpec(ABC):
     """Settings that name a task; small, and built before anything is read.
 
     Attributes:
-        takes: what a network must read to be used with the task, ``image`` or ``text``.
+        takes: what a network must read to be used with the task, ``image``, ``text`` or
+            ``captions`` (both).
 
     """
 
@@ -169,6 +170,10 @@ class Task(ABC):
         """Return the 95% interval of the primary metric: Wilson's, of a share of N."""
         low, high = wilson(round(value * len(split)), len(split))
         return Interval(low, high, "Wilson, binomial, one seed")
+
+    def leaves(self, outcomes: Tensor, split: Split) -> dict[str, Any]:
+        """Return what is to be kept of a scored split besides figures, as JSON by name."""
+        return {}
 
     @abstractmethod
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .encoded import Encoded
 from .images import Images, Joined
+from .seen import Seen
 
 Device = torch.device | str | int
+Input = Tensor | Images | Encoded | Seen
 
 
 @dataclass
@@ -57,14 +59,14 @@ class Split:
     Attributes:
         name: ``"train"``, ``"val"``, ``"test"`` or a name for a union of these.
         inputs: raw tensors by name, first dimension N, or N :class:`Images`, or N texts as
-            :class:`Encoded` ids.
+            :class:`Encoded` ids, or what a vision encoder saw in N images (:class:`Seen`).
         labels: (N,) int64 class indices or fp32 values.
         ids: (N,) int64 sample ids, unique in the task over all splits.
 
     """
 
     name: str
-    inputs: dict[str, Tensor | Images | Encoded]
+    inputs: dict[str, Input]
     labels: Tensor
     ids: Tensor
 
@@ -87,21 +89,31 @@ class Split:
         """The texts, where the split holds any."""
         return next((v for v in self.inputs.values() if isinstance(v, Encoded)), None)
 
-    def take(self, index: Tensor) -> Batch:
+    def take(self, index: Tensor, decoded: Mapping[str, Tensor] | None = None) -> Batch:
         """Return the samples at ``index``, (B,) int64 positions in this split, as a batch.
 
+        Args:
+            index: positions.
+            decoded: what was decoded of these samples elsewhere, by name of the input.
+
         Raises:
-            ValueError: the images are not decoded; ``train.feed`` loads those.
+            ValueError: images are not decoded; ``train.feed`` loads those.
 
         """
-        encoded = self.encoded
-        if encoded is not None:
-            inputs, targets = encoded.take(index.cpu())
-            at = index.to(self.labels.device)
-            return Batch(inputs, self.labels[at] if targets is None else targets, self.ids[at])
-        index = index.to(self.labels.device)
-        inputs = {name: _tensor(name, value)[index] for name, value in self.inputs.items()}
-        return Batch(inputs, self.labels[index], self.ids[index])
+        at = index.to(self.labels.device)
+        inputs: dict[str, Tensor] = {}
+        labels = None
+        for name, value in self.inputs.items():
+            if decoded is not None and name in decoded:
+                inputs[name] = decoded[name]
+            elif isinstance(value, Encoded):
+                read, labels = value.take(index.cpu())
+                inputs.update(read)
+            elif isinstance(value, Seen):
+                inputs[name] = value.take(index)
+            else:
+                inputs[name] = _tensor(name, value)[at]
+        return Batch(inputs, self.labels[at] if labels is None else labels, self.ids[at])
 
     def to(self, device: Device) -> Split:
         """Return the split with every tensor on ``device``; files and texts stay where they are."""
@@ -133,16 +145,17 @@ class Split:
         return Split(name, inputs, torch.cat([split.labels for split in splits]), ids)
 
 
-def _tensor(name: str, value: Tensor | Images | Encoded) -> Tensor:
+def _tensor(name: str, value: Input) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"input '{name}' is not decoded yet")
     return value
 
 
-def _join(key: str, values: Sequence[Tensor | Images | Encoded]) -> Tensor | Images | Encoded:
-    texts = [v for v in values if isinstance(v, Encoded)]
-    if texts:
-        return reduce(lambda first, second: first.joined(second), texts)
+def _join(key: str, values: Sequence[Input]) -> Input:
+    for kind in (Encoded, Seen):
+        found: list = [v for v in values if isinstance(v, kind)]
+        if found:
+            return reduce(lambda first, second: first.joined(second), found)
     images = [v for v in values if isinstance(v, Images)]
     tensors = [v for v in values if isinstance(v, Tensor)]
     if images and tensors:

@@ -6,6 +6,7 @@ image to image, and whoever loads them resizes.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ class Images(ABC):
     def take(self, index: Sequence[int]) -> Images:
         """Return the images at ``index``, in its order."""
 
+    def stamp(self) -> str:
+        """Return a hash that changes where a picture does."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            picture = self.image(index)
+            digest.update(f"{picture.size}".encode())
+            digest.update(picture.tobytes())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class ImageFiles(Images):
@@ -69,6 +79,23 @@ class ImageFiles(Images):
     def take(self, index: Sequence[int]) -> ImageFiles:
         """Return the files at ``index``."""
         return ImageFiles(tuple(self.paths[i] for i in index), self.upright)
+
+    def stamp(self) -> str:
+        """Return a hash over paths, sizes and times of change; the files are not read.
+
+        Raises:
+            MissingAssetError: one is not there; names it.
+
+        """
+        digest = hashlib.sha256(str(self.upright).encode())
+        for path in self.paths:
+            try:
+                about = path.stat()
+            except FileNotFoundError as error:
+                raise MissingAssetError(f"there is no image {path}") from error
+            text = f"\n{path.absolute()}\n{about.st_size}\n{about.st_mtime_ns}"
+            digest.update(text.encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..methods.base import Output
 from ..tasks.base import Task
 from ..tasks.batch import Batch, Split
-from ..tasks.written import Written
+from ..tasks.token_task import TokenTask
 from .model import Adapted
 
 Score = Callable[[Batch, Tensor], Tensor]
@@ -121,27 +121,30 @@ def outcome(
         rows: (B,) its places in the split.
 
     """
-    if not isinstance(task, Written):
+    if not isinstance(task, TokenTask):
         return model.method.scores(forward(batch))
     batch = replace(batch, inputs=model.encode(batch.inputs))
     output = forward(batch)
     return task.outcome(output.logits, batch.labels, _written(model, task, split, batch, rows))
 
 
-def _written(model: Adapted, task: Written, split: Split, batch: Batch, rows: Tensor) -> Tensor:
+def _written(model: Adapted, task: TokenTask, split: Split, batch: Batch, rows: Tensor) -> Tensor:
     """Return the answers to those rows that are answered, ids (B, G'), -1 elsewhere."""
     rows, device = rows.cpu(), batch.ids.device
-    asked = task.answered(rows)
+    asked = task.answered(rows, split)
     if not task.longest_written or not asked.any():
         return torch.zeros(len(rows), 0, device=device)
     encoded, codec = split.encoded, task.codec
     assert encoded is not None
+    here = asked.to(device)
     # what edits remember of the encoder's pass is of the whole batch
     if "encoded" in batch.inputs and asked.all():  # the source was read for the loss already
-        prompts = {n: batch.inputs[n][asked.to(device)] for n in ("encoded", "attention_mask")}
+        prompts = {n: batch.inputs[n][here] for n in ("encoded", "attention_mask")}
     else:
         prompts = {name: t.to(device) for name, t in encoded.prompts(rows[asked]).items()}
-    found = model.write(prompts, codec.end, codec.pad, task.longest_written)
+    if "seen" in batch.inputs:
+        prompts["seen"] = batch.inputs["seen"][here]
+    found = model.write(prompts, codec.end, codec.pad, task.longest_written, num_beams=task.beams)
     written = torch.full((len(rows), found.shape[1]), -1, device=device)
-    written[asked.to(device)] = found
+    written[here] = found
     return written

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..tasks.batch import Batch
-from .model import Adapted
+from .model import MAIN, Adapted
 
 
 def cacheable(model: Adapted) -> bool:
     """Whether features are the same at every step: no edit, and no randomness in the network."""
-    return len(model.delta.edits) == 0 and bool(model.heads) and not model.stochastic()
+    return len(model.delta.edits) == 0 and MAIN in model.heads and not model.stochastic()
 
 
 class FeatureCache:

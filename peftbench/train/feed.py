@@ -20,7 +20,6 @@ from ..backbones.preprocess import Preprocess
 from ..edits.noise import stream_seed
 from ..errors import ConfigError, PeftbenchError
 from ..tasks.batch import Batch, Split
-from ..tasks.encoded import Encoded
 from ..tasks.images import Images, PixelImages
 from .augment import Augment, drawing, erase, mix, picture_transform
 
@@ -163,7 +162,7 @@ def batches(
     plan = [[(0, int(row)) for row in rows] for rows in chunks]
     pixels = loaded(Pictures(images, split.ids, preprocess), plan, workers)
     for rows, image_BCSS in zip(chunks, pixels, strict=True):
-        yield Batch({IMAGE: image_BCSS}, split.labels[rows.cpu()], split.ids[rows.cpu()])
+        yield split.take(rows, {IMAGE: image_BCSS})
 
 
 class Feed:
@@ -190,6 +189,8 @@ class Feed:
         device: torch.device,
         workers: int,
     ) -> None:
+        if augment.mixes and split.encoded is not None:
+            raise ConfigError("trainer.augment: mixed pictures have no caption (mixup, cutmix: 0)")
         if augment.active and IMAGE not in split.inputs:
             raise ConfigError("trainer.augment: it changes images, and this task has none")
         self.preprocess, self.augment, self.classes = preprocess, augment, classes
@@ -243,7 +244,8 @@ class Feed:
             seed = stream_seed(self.seed, "mix", step)
             image, labels = mix(image, labels, self.classes, self.augment, seed)
         count = len(rows)
-        return Batch({**batch.inputs, IMAGE: image[:count]}, labels[:count], batch.ids[:count])
+        inputs = {name: tensor[:count] for name, tensor in batch.inputs.items()}
+        return Batch({**inputs, IMAGE: image[:count]}, labels[:count], batch.ids[:count])
 
     def _load(self, epoch: int, rows: Tensor) -> Batch:
         if self._ahead is not None:
@@ -254,8 +256,7 @@ class Feed:
             if pictures is None:
                 return self.split.take(rows)
             pixels = torch.stack([pictures[epoch, int(row)] for row in rows])
-        at = rows.to(self.split.labels.device)
-        return Batch({IMAGE: pixels}, self.split.labels[at], self.split.ids[at])
+        return self.split.take(rows, {IMAGE: pixels})
 
     def _pictures(self) -> Pictures | None:
         """Return the pictures to decode or change one by one; None where tensors do."""
@@ -263,7 +264,7 @@ class Feed:
             return None
         assert self.preprocess is not None
         value = self.split.inputs[IMAGE]
-        assert not isinstance(value, Encoded)
+        assert isinstance(value, Images | Tensor)
         images = value if isinstance(value, Images) else PixelImages(value.cpu())
         augment = self.augment if self.augment.per_image else None
         return Pictures(images, self.split.ids.cpu(), self.preprocess, augment, self.seed)

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +38,7 @@ from .hooks import FitReport, Hooks, Interrupted
 from .model import Adapted
 from .optim import Schedule, make_optimizer
 from .order import Order
+from .sight import Sight
 from .start import prepare
 
 
@@ -95,6 +95,8 @@ class Fitter:
         self._decoded: dict[str, Split] = {}
         self.extra_tensors: dict[str, Tensor] = {}
         self._prepare()
+        if not cfg.augment.active:
+            split = self._seen(split)
         self.feed = Feed(
             split,
             preprocess,
@@ -327,7 +329,11 @@ class Fitter:
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is now, or with its average where one is kept."""
-        score = partial(outcome, self.model, self.task, self.forward, split)
+
+        def score(batch: Batch, rows: Tensor) -> Tensor:
+            batch.inputs = self.inputs(batch)
+            return outcome(self.model, self.task, self.forward, split, batch, rows)
+
         with self.average.shown() if self.average is not None else nullcontext():
             return evaluate(
                 self.model,
@@ -339,14 +345,26 @@ class Fitter:
                 lambda split, chunks: batches(split, chunks, self.preprocess, self.workers),
             )
 
+    def _seen(self, split: Split) -> Split:
+        """Return a split with what a frozen vision encoder sees in place of its pictures."""
+        anatomy = self.model.backbone.anatomy
+        if anatomy.sight is None or not self.cfg.cache_features:
+            return split
+        assert self.preprocess is not None
+        sight = Sight(
+            anatomy.sight(), self.model.encode, self.preprocess, self.accelerator, self.workers
+        )
+        return sight.over(split, self.cfg.eval_batch_size)
+
     def stored(self) -> dict[str, Tensor]:
         """Return copies of what an artefact would store now: averages where they are kept."""
         with self.average.shown() if self.average is not None else nullcontext():
             return {name: tensor.clone() for name, tensor in self.model.tensors().items()}
 
     def _kept(self, split: Split) -> Split:
-        """Return a split with its images decoded and resized once, however often it is scored."""
+        """Return a split with its images decoded once, or seen once, however often it is scored."""
         if split.name not in self._decoded:
+            split = self._seen(split)
             self._decoded[split.name] = kept(split, self.preprocess, self.workers)
         return self._decoded[split.name]
 

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones.backbone import Backbone
+from ..edits.base import Delta
 from ..edits.noise import stream_seed
 from ..edits.sites import Handles, wrap_forward
 from ..errors import ConfigError, IncompatibleError
 from ..methods.base import Method, Output, Passes
 
 MAIN = "main"
+CONNECTOR = "connector"
+CONTEXT = "context"
 HOLDER = "_peftbench_delta"  # on an adapted network: the delta, in a tuple so that it is no part
 
 
@@ -53,6 +56,10 @@ class Adapted(nn.Module):
                 raise IncompatibleError(f"{backbone.name} has no language-model head")
             if method.readouts():
                 raise IncompatibleError(f"{type(method).__name__} needs a classifier head")
+            if anatomy.connector is not None:
+                _require_gradients(self.delta, backbone.name)
+                stream = torch.Generator().manual_seed(stream_seed(seed, "head", CONNECTOR))
+                self.heads[CONNECTOR] = anatomy.connector(stream)
         else:
             separate = [n for n, kind in method.readouts().items() if kind == "separate"]
             for name in [MAIN, *separate]:
@@ -91,7 +98,7 @@ class Adapted(nn.Module):
             delta.context.update(context)
         if MAIN not in self.heads:
             assert anatomy.logits is not None
-            logits_BTV = anatomy.logits(self.base, inputs)
+            logits_BTV = anatomy.logits(self.base, self._connected(inputs))
             return Output(logits_BTV, terms=dict(delta.terms))
         pooled_BD = anatomy.features(self.base, inputs)
         extra: dict[str, Tensor] = {}
@@ -104,11 +111,21 @@ class Adapted(nn.Module):
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs with all done that writing and its loss have in common.
 
-        That is the encoder's pass of an encoder-decoder, and nothing elsewhere.
+        That is the encoder's pass of an encoder-decoder, what a captioner sees, and nothing
+        elsewhere.
         """
         anatomy = self.backbone.anatomy
         self._forget()
         return dict(inputs) if anatomy.encode is None else anatomy.encode(self.base, inputs)
+
+    def _connected(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what the language model takes, and tell edits what every token is."""
+        connect = self.backbone.anatomy.connect
+        if connect is None:
+            return inputs
+        made, context_BT = connect(self.base, self.heads[CONNECTOR], inputs)
+        self.delta.context.setdefault(CONTEXT, context_BT)
+        return made
 
     def _forget(self) -> None:
         for held in (self.delta.taps, self.delta.terms, self.delta.context):
@@ -147,7 +164,7 @@ class Adapted(nn.Module):
         config = GenerationConfig(
             max_new_tokens=longest, eos_token_id=end, pad_token_id=pad, **settings
         )
-        return anatomy.write(self.base, inputs, config)
+        return anatomy.write(self.base, self._connected(inputs), config)
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return pooled features (B, D)."""
@@ -259,6 +276,16 @@ def _require_free(network: nn.Module, name: str) -> None:
         raise IncompatibleError(
             f"{name}: another method is attached to this network; call release() on what it gave, "
             "use a copy of the network, or several methods at once: Combo (method=combo)"
+        )
+
+
+def _require_gradients(delta: Delta, name: str) -> None:
+    """Refuse edits that keep gradients from what stands in front of the network."""
+    alone = [edit.name for edit in delta if edit.alone]
+    if alone:
+        raise IncompatibleError(
+            f"'{alone[0]}' stands beside the network so that no gradient passes the network, and "
+            f"the map in front of it, which {name} needs, would not train"
         )
 
 

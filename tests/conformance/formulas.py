@@ -91,6 +91,7 @@ def shapes(t5_tied):
         "t5_classifier": _t5(decoder=False),
         "llama": _llama(head=True),
         "llama_classifier": _llama(head=False),
+        "captioner": _llama(head=True),
     }
 
 

@@ -14,7 +14,7 @@ SPREAD = [
     *[(name, use) for name, use in WORKS if use == "vit"],
     *[
         (name, use)
-        for use in ("bert", "t5", "llama")
+        for use in ("bert", "t5", "llama", "captioner")
         for name in ("lora", "ia3", "adapter", "vpt_deep", "prefix")
     ],
     ("gist", "roberta"),

@@ -7,6 +7,8 @@ from pairs import IDS, WORKS
 
 
 def head_numbers(use):
+    if use == "captioner":  # the map from the encoder's width to the decoder's
+        return (32 + 1) * 32
     return (32 + 1) * tiny.CLASSES if tiny.USES[use][1] else 0
 
 
