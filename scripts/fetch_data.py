@@ -18,9 +18,9 @@ from pathlib import Path
 from peftbench.assets import cache_root
 from peftbench.backbones.weights import WEIGHTS
 from peftbench.errors import ConfigError, PeftbenchError, unknown
-from peftbench.tasks import pocket, pocket_rows
+from peftbench.tasks import pocket, pocket_captions, pocket_rows
 
-DATA = {**dict.fromkeys(pocket.SOURCES, pocket), **dict.fromkeys(pocket_rows.SOURCES, pocket_rows)}
+DATA = {name: kind for kind in (pocket, pocket_rows, pocket_captions) for name in kind.SOURCES}
 NAMES = (*DATA, *WEIGHTS)
 
 
@@ -35,10 +35,10 @@ def show() -> None:
             kind = DATA[name]
             source = kind.SOURCES[name]
             title, package, automatic = source.title, source.package, source.automatic
-            here = kind.prepared_path(name, kind.read_manifest(name)).is_file()
+            here = kind.prepared_path(name, kind.read_manifest(name)).exists()
         size = f"{package.megabytes} MB" if package else "0 MB"
         state = "here" if here else ("on first use" if automatic else "on request")
-        print(f"  {name:18} {size:>7}  {state:13} {title}")
+        print(f"  {name:21} {size:>7}  {state:13} {title}")
 
 
 def get(name: str, again: bool, archive: Path | None) -> None:

@@ -10,6 +10,7 @@ from .hub import HubImages
 from .images import ImageFiles, Images
 from .interval import wilson
 from .pocket import PocketVision
+from .pocket_captions import PocketCaptions
 from .pocket_instruct import PocketInstruct
 from .pocket_text import PocketText
 from .published import PublishedSuite, PublishedText
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "Images",
+    "PocketCaptions",
     "PocketInstruct",
     "PocketText",
     "PocketVision",
