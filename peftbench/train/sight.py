@@ -1,8 +1,8 @@
 """What a frozen vision encoder sees, computed once for every picture and kept on disk.
 
 Nothing that trains stands in front of the encoder, so without augmentation its output is the same
-in every epoch and every run. Files lie in ``$PEFTBENCH_CACHE/seen``, one per collection of pictures,
-named by a hash of the encoder's weights, preprocessing, precision and pictures.
+in every epoch and every run. Files lie in ``$PEFTBENCH_CACHE/seen``, one per collection of
+pictures, named by a hash of the encoder's weights, preprocessing, precision and pictures.
 
 Shape legend: M pictures, P places of a picture, E width.
 """
