@@ -2,6 +2,7 @@
 
 from .bank import Bank
 from .base import Delta, Edit
+from .context import ContextBank
 from .factored import Factored, Factors
 from .grid import ConvBypass, GridEdit
 from .kv import Prefix
@@ -25,6 +26,7 @@ from .mixture import (
     PromptView,
 )
 from .op import Bottleneck, InputOp, OpEdit
+from .router import Route, Router
 from .sites import (
     AttentionSite,
     ChannelSite,
@@ -44,6 +46,7 @@ __all__ = [
     "Bank",
     "Bottleneck",
     "ChannelSite",
+    "ContextBank",
     "ConvBypass",
     "CorrelatedTokens",
     "Delta",
@@ -71,6 +74,8 @@ __all__ = [
     "OutputScale",
     "Prefix",
     "PromptView",
+    "Route",
+    "Router",
     "ScaleShift",
     "SequenceSite",
     "TensorRef",

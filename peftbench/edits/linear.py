@@ -40,6 +40,10 @@ class LinearEdit(Edit):
         """Return the layer's new output from its input and its frozen output."""
         raise TypeError(f"{type(self).__name__} has no formula")
 
+    def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return the layer's new output from its input and the frozen layer's ``forward``."""
+        return self.change(x, forward(x))
+
     def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return plain (weight, bias) of a linear layer that computes the same function."""
         raise TypeError(f"{type(self).__name__} cannot be merged")
@@ -51,6 +55,38 @@ class LinearEdit(Edit):
             return self.change(args[0], output)
 
         handles.add(self.module.register_forward_hook(after))
+
+
+def add_rows(
+    y_NO: Tensor,
+    sites: Sequence[LinearSite],
+    hidden: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    scale: float,
+) -> Tensor:
+    """Return ``y + scale h B^T``, touching only the rows of each role.
+
+    Args:
+        y_NO: output of the whole layer.
+        sites: the roles.
+        hidden: h of every role, (N, R).
+        factors: B of every role, (rows, R).
+        scale: of the update.
+
+    """
+    if len(sites) == 1 and sites[0].whole:
+        return torch.addmm(y_NO, hidden[0], factors[0].t(), alpha=scale)
+    starts = {s.rows[0]: i for i, s in enumerate(sites)}
+    edges = sorted({0, y_NO.shape[1], *(edge for s in sites for edge in s.rows)})
+    parts = []  # one split, so that its backward pass is one concatenation
+    for start, y_part in zip(
+        edges, y_NO.split([b - a for a, b in pairwise(edges)], dim=1), strict=False
+    ):
+        if start in starts:
+            i = starts[start]
+            y_part = torch.addmm(y_part, hidden[i], factors[i].t(), alpha=scale)
+        parts.append(y_part)
+    return torch.cat(parts, dim=1)
 
 
 class LowRank(LinearEdit):
@@ -92,39 +128,23 @@ class LowRank(LinearEdit):
         dropped = self.training and self.dropout > 0
         if dropped or not fused.fits(x, self.module.weight):
             return self.change(x, forward(x))
-        a = [self.a[s.role] for s in self.sites]
         return fused.FusedLowRank.apply(
             x,
             self.module.weight,
             self.module.bias,
-            a[0] if len(a) == 1 else torch.cat(a),
+            None,
             self.scale,
             tuple(s.rows for s in self.sites),
+            *(self.a[s.role] for s in self.sites),
             *(self.b[s.role] for s in self.sites),
         )
 
     def update(self, x_NI: Tensor, y_NO: Tensor) -> Tensor:
         """Return ``y + s B A x`` for flattened rows, touching only the rows of each role."""
-        site = self.sites[0]
-        if len(self.sites) == 1 and site.whole:
-            hidden_NR = x_NI @ cast(self.a[site.role], x_NI).t()
-            return torch.addmm(
-                y_NO, cast(hidden_NR, y_NO), cast(self.b[site.role], y_NO).t(), alpha=self.scale
-            )
-        stacked = torch.cat([self.a[s.role] for s in self.sites])
-        hidden = cast(x_NI @ cast(stacked, x_NI).t(), y_NO).split(self.rank, dim=1)
-        by_start = {s.rows[0]: (s, h) for s, h in zip(self.sites, hidden, strict=True)}
-        edges = sorted({0, y_NO.shape[1], *(edge for s in self.sites for edge in s.rows)})
-        parts = []  # one split, so that its backward pass is one concatenation
-        for start, y_part in zip(
-            edges, y_NO.split([b - a for a, b in pairwise(edges)], dim=1), strict=False
-        ):
-            if start in by_start:
-                s, h_NR = by_start[start]
-                b_OR = cast(self.b[s.role], y_NO)
-                y_part = torch.addmm(y_part, h_NR, b_OR.t(), alpha=self.scale)
-            parts.append(y_part)
-        return torch.cat(parts, dim=1)
+        a_RI = torch.cat([self.a[s.role] for s in self.sites])
+        hidden = cast(x_NI @ cast(a_RI, x_NI).t(), y_NO).split(self.rank, dim=1)
+        factors = [cast(self.b[s.role], y_NO) for s in self.sites]
+        return add_rows(y_NO, self.sites, hidden, factors, self.scale)
 
     def change(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the low-rank update."""
@@ -132,10 +152,11 @@ class LowRank(LinearEdit):
         return self.update(x.flatten(0, -2), y.flatten(0, -2)).view_as(y)
 
     def weight_update(self) -> Tensor:
-        """Return s B A as a matrix (O, I) of the whole layer, fp32."""
-        update_OI = torch.zeros_like(self.module.weight, dtype=torch.float32)
+        """Return s B A as a matrix (O, I) of the whole layer, in fp32 or wider."""
+        kind = torch.promote_types(self.module.weight.dtype, torch.float32)
+        update_OI = torch.zeros_like(self.module.weight, dtype=kind)
         for s in self.sites:
-            product = self.b[s.role].float() @ self.a[s.role].float()
+            product = self.b[s.role].to(kind) @ self.a[s.role].to(kind)
             update_OI[s.rows[0] : s.rows[1]] += self.scale * product
         return update_OI
 
@@ -207,25 +228,36 @@ class OutputScale(LinearEdit):
     """IA3 on keys and values: y' = l * y, l starts at one. Liu et al., arXiv 2205.05638, sec. 3.3.
 
     A fused layer is scaled in one multiplication, with ones on the rows of other roles.
+    ``relative`` keeps l - 1 in place of l.
     """
 
-    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+    def __init__(self, name: str, sites: Sequence[LinearSite], relative: bool = False) -> None:
         super().__init__(name, sites)
+        self.relative = relative
+        start = 0.0 if relative else 1.0
         self.scale = nn.ParameterDict(
-            {s.role: nn.Parameter(torch.ones(s.out_features)) for s in sites}
+            {s.role: nn.Parameter(torch.full((s.out_features,), start)) for s in sites}
         )
 
-    def vector(self) -> Tensor:
-        """Return the scale of every output row of the layer, (O,)."""
+    def _spread(self, rest: float) -> Tensor:
+        """Return the numbers of every output row of the layer, ``rest`` where no role is."""
         pieces, at = [], 0
         for s in sorted(self.sites, key=lambda p: p.rows):
             if s.rows[0] > at:
-                pieces.append(self.scale[s.role].new_ones(s.rows[0] - at))
+                pieces.append(self.scale[s.role].new_full((s.rows[0] - at,), rest))
             pieces.append(self.scale[s.role])
             at = s.rows[1]
         if at < self.module.out_features:
-            pieces.append(pieces[-1].new_ones(self.module.out_features - at))
+            pieces.append(pieces[-1].new_full((self.module.out_features - at,), rest))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def vector(self) -> Tensor:
+        """Return the scale l of every output row of the layer, (O,)."""
+        return 1 + self._spread(0.0) if self.relative else self._spread(1.0)
+
+    def shift(self) -> Tensor:
+        """Return l - 1 of every output row of the layer, (O,)."""
+        return self._spread(0.0) if self.relative else self._spread(1.0) - 1
 
     def change(self, x: Tensor, y: Tensor) -> Tensor:
         """Scale the output."""
@@ -238,23 +270,40 @@ class OutputScale(LinearEdit):
 
 
 class InputScale(LinearEdit):
-    """IA3 on the feed-forward activation: y' = W (l * x). Liu et al., arXiv 2205.05638, 3.3."""
+    """IA3 on the feed-forward activation: y' = W (l * x). Liu et al., arXiv 2205.05638, 3.3.
 
-    def __init__(self, name: str, sites: Sequence[LinearSite]) -> None:
+    ``relative`` keeps l - 1 in place of l.
+    """
+
+    def __init__(self, name: str, sites: Sequence[LinearSite], relative: bool = False) -> None:
         super().__init__(name, sites)
-        self.scale = nn.Parameter(torch.ones(self.module.in_features))
+        self.relative = relative
+        start = 0.0 if relative else 1.0
+        self.scale = nn.Parameter(torch.full((self.module.in_features,), start))
+
+    def vector(self) -> Tensor:
+        """Return the scale l of every input, (I,)."""
+        return 1 + self.scale if self.relative else self.scale
+
+    def shift(self) -> Tensor:
+        """Return l - 1 of every input, (I,)."""
+        return self.scale if self.relative else self.scale - 1
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Hook the layer's input."""
 
         def before(_: nn.Module, args: tuple) -> tuple:
-            return (args[0] * cast(self.scale, args[0]), *args[1:])
+            return (args[0] * cast(self.vector(), args[0]), *args[1:])
 
         handles.add(self.module.register_forward_pre_hook(before))
 
+    def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return the frozen layer's output for the scaled input."""
+        return forward(x * cast(self.vector(), x))
+
     def merged(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return W diag(l)."""
-        return weight_OI * self.scale, bias_O
+        return weight_OI * self.vector(), bias_O
 
 
 class AddedBias(LinearEdit):

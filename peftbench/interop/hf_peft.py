@@ -260,7 +260,7 @@ def _ia3(edits: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, Tensor], tupl
             raise ExportError(f"PEFT scales a layer's input or its output; '{path}' has both")
         if isinstance(edit, InputScale):
             inputs.append(path)
-            tensors[name] = edit.scale.detach()[None, :]
+            tensors[name] = edit.vector().detach()[None, :]
         else:
             fused = fused or not edit.sites[0].whole
             tensors[name] = edit.vector().detach()[:, None]

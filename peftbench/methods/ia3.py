@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class IA3(Method):
 
     """
 
+    relative: ClassVar[bool] = False  # whether l - 1 is kept in place of l
+
     outputs: tuple[str, ...] = ("k", "v")
     inputs: tuple[str, ...] = ("down",)
 
@@ -38,8 +41,8 @@ class IA3(Method):
         found: list[Edit] = []
         if self.outputs:
             for sites in anatomy.linears(self.outputs):
-                found.append(OutputScale(layer_name(sites), sites))
+                found.append(OutputScale(layer_name(sites), sites, self.relative))
         if self.inputs:
             for sites in anatomy.linears(self.inputs):
-                found.append(InputScale(layer_name(sites) + "/input", sites))
+                found.append(InputScale(layer_name(sites) + "/input", sites, self.relative))
         return found

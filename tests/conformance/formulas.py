@@ -169,6 +169,20 @@ def compacter(s, h=24, n=4):
     return n**3 + 2 * s.blocks * (2 * (s.d + h) + h + s.d)
 
 
+def context(s, r=8):
+    """LoRA of rank r at every linear layer, once per context (arXiv 2312.08900).
+
+    Where a decoder writes, its layers have one context; its cross-attention reads the encoder's.
+    """
+    inputs = s.d * (1 if s.fused else 3) + s.h  # q, k, v and o
+    attention = r * (inputs + s.attention_outputs)
+    feed = r * (s.d * (2 if s.gates else 1) + s.f + s.feed_outputs)
+    if not s.cross:
+        return 2 * s.blocks * (attention + feed)
+    read = s.cross * r * 2 * (s.d + s.k)
+    return (2 * (s.blocks - s.cross) + s.cross) * (attention + feed) + s.cross * attention + read
+
+
 U_OPERATIONS = ("mha", "ffn", "block")
 
 
@@ -229,6 +243,7 @@ FORMULAS = {
     "layernorm": lambda s: s.norms * s.norm_numbers * s.d,
     "lora": lora,
     "dora": dora,
+    "context": context,
     "ia3": ia3,
     "adapter": lambda s: s.blocks * bottleneck(s, 8),
     "adapter_shared": lambda s: s.blocks * bottleneck(s, 4),

@@ -27,9 +27,12 @@ SPREAD = [
     ("lst", "llama"),
     ("prompt_tuning", "t5"),
     ("prompt_tuning", "llama"),
+    ("context", "llama"),
+    ("context", "t5"),
     *[(name, use) for name in ("pemt_source", "pemt") for use in ("t5", "bert")],
 ]
 SLOW = {
+    ("context", "t5"),
     ("lora", "t5"),
     ("adapter", "t5"),
     ("ia3", "t5"),
