@@ -79,7 +79,9 @@ class Context(Method):
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
-            raise ConfigError(f"method.names: {list(self.names)} must be different names, one or more")
+            raise ConfigError(
+                f"method.names: {list(self.names)} must be different names, one or more"
+            )
         for name in self.names:
             if not name.isidentifier() or name == SHARED:
                 raise ConfigError(f"method.names: '{name}' is no name; letters, digits and _ are")
