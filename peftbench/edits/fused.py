@@ -37,7 +37,7 @@ def fits(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 class FusedLowRank(torch.autograd.Function):
-    """y = W x + b, and y[rows of role i] += s sum_k m_k B_ik A_ik x, with m_k = 1 without a mask."""
+    """y = W x + b, and y[rows of role i] += s sum_k m_k B_ik A_ik x; no mask: m_k = 1."""
 
     @staticmethod
     def forward(

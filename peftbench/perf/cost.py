@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..backbones import Anatomy, Backbone, Stack
 from ..edits import (
     AddedBias,
+    ContextBank,
     Dora,
     Edit,
     Entries,
@@ -34,6 +35,7 @@ from ..edits import (
     OutputScale,
     Prefix,
     PromptView,
+    Router,
     ScaleShift,
     TensorRef,
     Tokens,
@@ -114,7 +116,9 @@ def _places(edit: Edit, anatomy: Anatomy) -> list[TensorRef]:
         return [TensorRef(edit.module, "output")]
     if isinstance(edit, Mixture):
         return [edit.place]
-    if isinstance(edit, PromptView):
+    if isinstance(edit, ContextBank):
+        return _places(edit.each[0], anatomy)
+    if isinstance(edit, PromptView | Router):
         return []
     if isinstance(edit, AddedVector):
         return [edit.place]
@@ -212,6 +216,8 @@ def _own(edit: Edit, shapes: Shapes, anatomy: Anatomy, edits: Sequence[Edit]) ->
                 for s in edit.sites
             )
         return total
+    if isinstance(edit, ContextBank):  # one copy at each token
+        return _own(edit.each[0], shapes, anatomy, edits)
     if isinstance(edit, OpEdit):
         tuner = edit.tuner.core if isinstance(edit.tuner, Gated) else edit.tuner
         if isinstance(tuner, Branch):
