@@ -6,6 +6,7 @@ python scripts/prepare_data.py build vtab1k root=DIR archives=DIR
   [tasks=[dtd,svhn]] [order=tfds] [format=original] [splits=FILE] [seed=0] [strict=true]
 python scripts/prepare_data.py check vtab1k root=DIR [tasks=[dtd,svhn]]
 python scripts/prepare_data.py check fgvc root=DIR [tasks=[cub]]
+python scripts/prepare_data.py check coco root=DIR [tasks=[karpathy]]
 
 build: every task becomes one folder below root, whole or not at all; a finished one is skipped.
   archives  the folder that holds the files that `list` names; nothing is downloaded.

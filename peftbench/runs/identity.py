@@ -20,6 +20,7 @@ VOLATILE: Mapping[str, str] = {
     "data.path": "the manifest says what lies there",
     "data.revision": "a name of a commit; the manifest holds the commit itself",
     "data.root": "where the data lie; what they are stands in their manifest",
+    "data.train.root": "as data.root, of a task that is trained on other data than it is tested on",
     "data.strict": "whether deviations are refused; those let through stand in the manifest",
     "trainer.device": "the same run may continue elsewhere; the result records the device",
     "trainer.threads": "the same sums by more or fewer hands; the result records the number",

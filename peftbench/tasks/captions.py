@@ -6,6 +6,7 @@ of them reads and writes. Shape: N images.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,11 @@ class CaptionSpec(DataSpec):
     """Settings that name a caption task."""
 
     takes = "captions"
+
+    @property
+    @abstractmethod
+    def manifest(self) -> dict[str, Any]:
+        """What the data is, with the checksum of every split; no picture is read for it."""
 
     def load(self) -> CaptionTask:  # type: ignore[override]
         """Return the task; its pictures are decoded when they are asked for."""

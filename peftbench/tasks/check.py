@@ -15,8 +15,9 @@ from itertools import groupby
 from pathlib import Path
 
 from ..errors import MissingAssetError, PeftbenchError, unknown
-from . import fgvc, vtab, vtab_tables
+from . import caption_trees, fgvc, vtab, vtab_tables
 from .base import SPLITS
+from .caption_files import locate
 from .images import decode
 from .listed import Listed, Slip, absent, class_names, in_two, read_list, repeated, source_of
 
@@ -84,6 +85,7 @@ def check_fgvc(root: str | Path, tasks: Sequence[str] | None = None) -> list[Tas
 SUITES: Mapping[str, tuple[str, ...]] = {
     "vtab1k": tuple(vtab_tables.TABLE),
     "fgvc": tuple(fgvc.TABLE),
+    "coco": caption_trees.SOURCES,
 }
 """What can be checked, with the names of its tasks."""
 
@@ -102,7 +104,7 @@ def reports(
     for task in tasks or ():
         if task not in SUITES[suite]:
             raise unknown(f"task of {suite}", task, SUITES[suite], "tasks")
-    check = {"vtab1k": _vtab, "fgvc": _fgvc}[suite]
+    check = {"vtab1k": _vtab, "fgvc": _fgvc, "coco": _coco}[suite]
     return (check(root, task) for task in SUITES[suite] if not tasks or task in tasks)
 
 
@@ -155,6 +157,25 @@ def _fgvc(root: str | Path, task: str) -> TaskReport:
     return _finish(task, folder, parts, found)
 
 
+def _coco(root: str | Path, task: str) -> TaskReport:
+    folder = Path(root)
+    spec = caption_trees.Coco(root=str(root), source=task)  # type: ignore[arg-type]
+    try:
+        parts = spec.parts()
+    except PeftbenchError as error:
+        return TaskReport(task, folder, 0, (_slip(error, folder),))
+    wrong = list(parts.slips)
+    files: list[Path] = []
+    source = folder
+    for pictures in parts.splits.values():
+        found, missing = locate(folder, pictures, spec.places)
+        files, wrong, source = [*files, *found], [*wrong, *missing], pictures.source
+    notes = [Slip("count", source, text) for text in caption_trees.differing(task, parts.counts)]
+    contents = _contents(files)
+    wrong += [value for value in contents.values() if isinstance(value, Slip)]
+    return TaskReport(task, folder, len(contents), tuple(wrong), tuple(notes))
+
+
 def _compare_union(both: Listed, parts: Mapping[str, Listed], found: _Findings) -> None:
     """Note a list of train and val whose labels are not theirs, one behind the other."""
     if "train" not in parts or "val" not in parts:
@@ -188,11 +209,16 @@ def _finish(
         listed.folder / p for listed in (*parts.values(), *others) for p in listed.paths
     ]
     files = [file for file in dict.fromkeys(listed_files) if os.path.isfile(file)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        contents = dict(zip(files, pool.map(content, files), strict=True))
+    contents = _contents(files)
     found.wrong += [value for value in contents.values() if isinstance(value, Slip)]
     found.notes += _equal(parts, contents)
     return TaskReport(task, folder, len(files), tuple(found.wrong), tuple(found.notes))
+
+
+def _contents(files: Sequence[Path]) -> dict[Path, bytes | Slip]:
+    """Decode files, several at a time; see :func:`content`."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(files, pool.map(content, files), strict=True))
 
 
 def content(path: Path) -> bytes | Slip:

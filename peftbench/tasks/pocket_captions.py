@@ -24,8 +24,8 @@ from ..files import write_json
 from . import caption_decoders, concepts, packed, pocket
 from .base import SPLITS, manifest_digest
 from .caption_decoders import Pictures
-from .caption_settings import check_writing
-from .captions import LONGEST, Captions, CaptionSpec, CaptionTask
+from .caption_settings import WrittenSpec
+from .captions import Captions, CaptionTask
 from .cut import SEED
 from .images import ImageFiles
 from .packed import Source
@@ -70,7 +70,7 @@ SOURCES: dict[str, Source[Pictures]] = {
 
 
 @dataclass(frozen=True)
-class PocketCaptions(CaptionSpec):
+class PocketCaptions(WrittenSpec):
     """Data spec of captioned pictures out of a package.
 
     No concept is on two sides: see :mod:`peftbench.tasks.concepts`. Licences: the stamps are GPL-2,
@@ -78,21 +78,15 @@ class PocketCaptions(CaptionSpec):
 
     Attributes:
         task: one of ``SOURCES``.
-        written: tokens of captions that are written for scoring; None: perplexity alone.
-        longest_target: limit in tokens of a caption.
-        beams: of the search that writes; 1: greedy.
 
     """
 
     task: str = "pocket_captions"
-    written: int | None = None
-    longest_target: int = LONGEST
-    beams: int = 1
 
     def __post_init__(self) -> None:
         if self.task not in SOURCES:
             raise unknown("pocket caption task", self.task, SOURCES, "data.task")
-        check_writing(self.written, self.longest_target, self.beams)
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -117,10 +111,7 @@ class PocketCaptions(CaptionSpec):
             CorruptAssetError: a split is not what the manifest says.
 
         """
-        splits = load(self.task, self.manifest)
-        return CaptionTask(
-            self.name, splits, self.manifest, self.written, self.longest_target, self.beams
-        )
+        return self.made(load(self.task, self.manifest), self.manifest)
 
 
 def read_manifest(task: str) -> dict[str, Any]:
