@@ -50,6 +50,10 @@ class RunLockedError(PeftbenchError):
     """Another process is working on this run."""
 
 
+class TrackerError(PeftbenchError):
+    """A tracker did not take a run."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice closest in spelling to ``name``, or None when none is close."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)

@@ -37,6 +37,7 @@ from ..train.model import Adapted
 from . import trackers
 from .environment import environment
 from .flagged import flagged
+from .history import Row
 from .process import is_main, warn
 from .progress import Progress
 from .settings import Protocol, Settings
@@ -238,11 +239,11 @@ class _Execution:
         return Hooks(log, progress, epoch_end, self.stop.is_set, warn)
 
     def _log(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        seconds = time.monotonic() - self.started
         if self.log is not None:
-            seconds = time.monotonic() - self.started
             self.log.log(self.offset + step, epoch, split, values, seconds)
         named = {f"{split}/{name}": value for name, value in values.items()}
-        self.tracker.log(self.offset + step, named)
+        self.tracker.log(Row(self.offset + step, epoch, seconds, named))
 
     def _watch(self, fitter: Fitter, name: str, epoch: int, step: int) -> None:
         """Score a split after an epoch, and remember the best epoch where one is chosen."""

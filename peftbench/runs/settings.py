@@ -66,12 +66,14 @@ class Wandb:
         project: the project's name there.
         entity: user or team; None is the account's own default.
         mode: ``auto`` is online where an API key is found, else offline.
+        adapter: whether the trained adapter goes along as an artifact.
 
     """
 
     project: str = "peftbench"
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
+    adapter: bool = True
 
 
 @dataclass(frozen=True)
