@@ -93,9 +93,7 @@ class WandbTracker:
         """
         if summary:
             self._send()
-            self._run.summary.update({f"result/{k}": v for k, v in scalars(summary).items()})
-            words = {k: v for k, v in flat(dict(summary), "/").items() if isinstance(v, str)}
-            self._run.summary.update({f"result/{k}": v for k, v in words.items()})
+            self._run.summary.update(summary_of(summary))
             if self.choice.adapter and (adapter := RunDir(self._folder).adapter).is_dir():
                 self._send_adapter(adapter, summary)
         self._run.finish(exit_code=0 if summary else 1)
@@ -109,6 +107,17 @@ class WandbTracker:
         for path in sorted(adapter.iterdir()):
             artifact.add_file(str(path), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, float | str]:
+    """Return what the W&B summary holds of a ``result.json``.
+
+    Every figure and word as ``result/...``, and the primary figure under the task's name too
+    (``task/digits``), so that a panel can be about one task.
+    """
+    words = {k: v for k, v in flat(dict(result), "/").items() if isinstance(v, str)}
+    named = {f"result/{name}": value for name, value in {**words, **scalars(result)}.items()}
+    return {**named, f"task/{result['task']}": result["primary"]["value"]}
 
 
 def wandb_mode(choice: Wandb) -> Any:

@@ -30,6 +30,7 @@ def write_run(folder, steps=3, value=0.9, finished=True):
     text = yaml.safe_dump({**CONFIG, "data": data, "tracker": tracker})
     (folder / "config.yaml").write_text(text)
     with MetricsLog(folder / "metrics.jsonl") as log:
+        log.truncate_after(0)
         for step in range(1, steps + 1):
             log.log(step, 0, "train", {"loss": 1.0 / step}, 0.5)
     if finished:
