@@ -2,15 +2,15 @@
 
 python scripts/wandb_dashboard.py suite=vtab1k                  all runs on a suite's tasks
 python scripts/wandb_dashboard.py runs=outputs/STUDY            the runs of a study
-python scripts/wandb_dashboard.py suite=glue as=report entity=team project=mine
+python scripts/wandb_dashboard.py suite=glue kind=report entity=team project=mine
 
 suite    a suite that data= knows
 runs     a study's folder; several with commas
-as       workspace (default) or report
+kind     workspace (default) or report
 entity   user or team (default: that of the login)
 project  of W&B (default: peftbench)
 title    of the dashboard (default: the suite's or the study's name)
-out      file for the definition (default: outputs/dashboards/TITLE.AS.json)
+out      file for the definition (default: outputs/dashboards/TITLE.KIND.json)
 
 The runs come to W&B by tracker=wandb or scripts/sync_wandb.py. The definition is always written;
 with a login (`wandb login`) the dashboard is published too, and its address printed.
@@ -31,8 +31,6 @@ from peftbench.errors import ConfigError, PeftbenchError
 
 if TYPE_CHECKING:
     from peftbench.reports.dashboard import Subject
-
-AS = "as"
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,7 @@ def main(given: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if words else 2
     try:
-        named = [f"kind{w.removeprefix(AS)}" if w.startswith(f"{AS}=") else w for w in words]
-        build(arguments.read(Asked, named))
+        build(arguments.read(Asked, words))
     except PeftbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

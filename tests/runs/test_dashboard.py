@@ -48,7 +48,7 @@ def made(tmp_path, capsys, *words, code=0):
 @pytest.mark.parametrize("kind", ["workspace", "report"])
 def test_a_study_s_dashboard_shows_what_its_runs_have(tmp_path, capsys, kind):
     folder = write_run(tmp_path / "study" / ("a" * 12))
-    definition, said = made(tmp_path, capsys, f"runs={folder.parent}", f"as={kind}")
+    definition, said = made(tmp_path, capsys, f"runs={folder.parent}", f"kind={kind}")
     assert "not published: run `wandb login`" in said and definition["name"] == "study"
     found = panels(definition)
     assert list(found) == ["Overview by method", "Tasks", "Cost against score", "Learning curves"]
@@ -91,7 +91,7 @@ def test_a_suite_has_a_panel_per_task_and_a_curve_per_metric(tmp_path, capsys):
     assert curves[0] == "train/loss" and {"val/matthews", "val/pearson"} <= set(curves)
     filters = definition["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert filters[0]["key"]["name"] == "names.value.data" and "cola" in filters[0]["value"]
-    definition, _ = made(tmp_path, capsys, "suite=vtab1k", "as=report", "title=VTAB 1")
+    definition, _ = made(tmp_path, capsys, "suite=vtab1k", "kind=report", "title=VTAB 1")
     assert len(panels(definition)["Tasks"]) == 19 and definition["name"] == "VTAB 1"
 
 
@@ -102,7 +102,7 @@ def test_a_suite_has_a_panel_per_task_and_a_curve_per_metric(tmp_path, capsys):
         (["suite=digits"], "is one task"),
         (["runs=nowhere"], "no folder nowhere"),
         (["suite=glue", "runs=x"], "either"),
-        (["as=page", "suite=glue"], "workspace"),
+        (["kind=page", "suite=glue"], "workspace"),
     ],
 )
 def test_slips_are_told(tmp_path, capsys, words, told):
