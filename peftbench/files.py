@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_TENSORS, ADAPTER_DESCRIPTION = "adapter.safetensors", "adapter.json"
 
@@ -69,6 +69,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors (any device; stored from the CPU, contiguous) as safetensors atomically."""
+    from safetensors.torch import save_file
+
     plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
     with replacing(path) as temporary:
         save_file(plain, str(temporary), metadata=dict(metadata) if metadata else None)
@@ -85,6 +87,8 @@ def sha256_file(path: Path) -> str:
 
 def sha256_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return one SHA-256 over names, dtypes, shapes and bytes of tensors, in name order."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()

@@ -1,16 +1,20 @@
 """Tables and figures over finished runs.
 
+python scripts/report.py runs=outputs                                 scores, ranks, ties, costs
+python scripts/report.py runs=outputs html=report.html                the same as a page to look at
 python scripts/report.py published suite=vtab1k                       what is published
 python scripts/report.py published suite=vtab1k runs=outputs/STUDY    our rows beside it
 python scripts/report.py paired runs=outputs/STUDY base=adapter       methods against each other
 python scripts/report.py budget runs=outputs/STUDY by=method.selection scores by trained parameters
 
-runs    a study's folder or a run's; several with commas
+runs    a folder that holds runs at any depth, or a run's; several with commas
+html    (the first form, also called summary) a page in one file, with plots, that needs no network
+methods, tasks  (summary) only these; several with commas
 suite   vtab1k, fgvc, cifar100, pocket_vision (nothing is published for the last)
 method  (published) one method: ours (lora), a label of ours, or a published name
 by      (budget) settings whose values make lines of their own; several with commas
 base    (paired) the method that the others are compared with
-format  text (default), markdown, csv (all figures unrounded)
+format  text (default), markdown, latex (booktabs), csv (all figures unrounded)
 figure  a PNG to draw as well
 labels  other names for our rows: labels='{"gist[mu_kl=0]": "adapter + token"}'
 
@@ -29,7 +33,19 @@ import yaml
 from peftbench import arguments
 from peftbench.errors import ConfigError, PeftbenchError, unknown
 
-Format = Literal["text", "markdown", "csv"]
+Format = Literal["text", "markdown", "latex", "csv"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Settings of ``summary``; see the top of this file."""
+
+    runs: str
+    methods: str | None = None
+    tasks: str | None = None
+    format: Format = "text"
+    html: str | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,24 @@ class Budget:
     format: Format = "text"
     figure: str | None = None
     labels: str | None = None
+
+
+def summary(settings: Summary) -> None:
+    """Print scores, ranks, ties and costs of all runs; write them as a page if asked."""
+    from peftbench.reports import page, summary_tables, tables
+    from peftbench.reports.collect import collect
+    from peftbench.reports.summary import summarise
+
+    page.check_path(settings.html)
+    runs = collect(split(settings.runs))
+    runs = runs.only("methods", split(settings.methods)) if settings.methods else runs
+    runs = runs.only("tasks", split(settings.tasks)) if settings.tasks else runs
+    report = summarise(runs, read_labels(settings.labels))
+    records = summary_tables.records(report) if settings.format == "csv" else []
+    print(tables.render(summary_tables.tables(report), records, settings.format), end="")
+    if settings.html:
+        page.write(report, settings.html)
+        print(f"page: {settings.html}", file=sys.stderr)
 
 
 def published(settings: Published) -> None:
@@ -131,7 +165,7 @@ def split(text: str) -> list[str]:
     """Return the places in ``a,b`` or ``[a,b]``."""
     places = [place.strip() for place in text.strip("[]").split(",") if place.strip()]
     if not places:
-        raise ConfigError("runs: name a study's folder, for example runs=outputs/default")
+        raise ConfigError("runs: name a folder of runs, for example runs=outputs/default")
     return places
 
 
@@ -147,6 +181,7 @@ def read_labels(text: str | None) -> dict[str, str]:
 
 
 KINDS = {
+    "summary": (Summary, summary),
     "published": (Published, published),
     "paired": (Paired, paired),
     "budget": (Budget, budget),
@@ -160,6 +195,8 @@ def main(given: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if words else 2
     try:
+        if "=" in words[0]:
+            words.insert(0, "summary")
         if words[0] not in KINDS:
             raise unknown("report", words[0], KINDS)
         settings, make = KINDS[words[0]]

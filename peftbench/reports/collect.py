@@ -5,8 +5,12 @@ Only stored files are read: ``config.yaml``, ``result.json``, ``error.json`` and
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Collection as Names
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,9 @@ from ..runs.store import RunDir, find_finished
 from .published import suites
 
 PERCENT = 100.0
-"""Factor to the unit of a primary figure: a share or a correlation, in %."""
+"""Factor to the unit of a primary figure that is a share or a correlation: %."""
+UNBOUNDED = ("loss", "perplexity")
+"""Figures that are shown as they are, and of which less is better."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +59,57 @@ class Run:
         return int(self.config["seed"])
 
     @property
+    def written(self) -> float:
+        """When its last file was written, seconds since 1970: its result's, else its settings'."""
+        place = RunDir(self.path)
+        return (place.result if self.result is not None else place.config).stat().st_mtime
+
+    @property
+    def metric(self) -> str:
+        """The name of the primary figure."""
+        return str(self._primary["name"])
+
+    @property
+    def unit(self) -> str:
+        """The unit of the primary figure: ``%``, or its name where it is no share."""
+        return self.metric if self.metric in UNBOUNDED else "%"
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the primary figure is better, -1 where less is.
+
+        Raises:
+            ConfigError: nothing says which.
+
+        """
+        known = {"accuracy": True} | dict.fromkeys(UNBOUNDED, False)
+        higher = self._primary.get("higher_is_better", known.get(self.metric))
+        if higher is None:
+            raise ConfigError(
+                f"{self.path}: nothing says whether more '{self.metric}' is better "
+                "(result.json, primary.higher_is_better)"
+            )
+        return 1 if higher else -1
+
+    @property
     def value(self) -> float:
-        """The primary figure, percent."""
-        primary = self._primary()
-        return PERCENT * float(primary["value"])
+        """The primary figure: percent, or as it is where :attr:`unit` says so."""
+        return self._factor * float(self._primary["value"])
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval that the run itself gives for its primary figure, percent."""
-        primary = self._primary()
-        low, high = primary["ci95"]
-        return PERCENT * low, PERCENT * high
+        """The 95% interval that the run itself gives for its primary figure, in the same unit."""
+        low, high = self._primary["ci95"]
+        return self._factor * low, self._factor * high
 
+    @property
+    def _factor(self) -> float:
+        return PERCENT if self.unit == "%" else 1.0
+
+    @property
     def _primary(self) -> Mapping[str, Any]:
         assert self.result is not None, f"{self.path} is not finished"
         primary: Mapping[str, Any] = self.result["primary"]
-        if not primary.get("higher_is_better", primary["name"] == "accuracy"):
-            raise ConfigError(
-                f"{self.path}: reports compare figures of which more is better, and nothing says "
-                f"so of '{primary['name']}'"
-            )
         return primary
 
 
@@ -111,6 +148,23 @@ class Collection:
         own = [Missing(r.method, r.task, r.seed, r.problem, r.suite) for r in open_]
         return own + list(self.lost)
 
+    def only(self, key: str, names: Sequence[str]) -> Collection:
+        """Return the runs of some ``methods`` or ``tasks`` (as ``key`` says).
+
+        Raises:
+            ConfigError: a name that no run has.
+
+        """
+        attribute = key.removesuffix("s")
+        known = {getattr(entry, attribute) for entry in (*self.runs, *self.lost)}
+        for name in names:
+            if name not in known:
+                raise unknown(f"{attribute} of these runs", name, known, key)
+        return Collection(
+            tuple(r for r in self.runs if getattr(r, attribute) in names),
+            tuple(m for m in self.lost if getattr(m, attribute) in names),
+        )
+
     def of_suite(self, name: str) -> Collection:
         """Return the runs on the data of one suite.
 
@@ -130,7 +184,8 @@ def collect(places: Sequence[str | Path]) -> Collection:
     """Read run directories.
 
     Args:
-        places: studies, or single run directories.
+        places: folders that hold run directories at any depth, or single run directories. A run
+            that lies in several places is read once.
 
     Raises:
         ConfigError: a place holds no run.
@@ -142,15 +197,34 @@ def collect(places: Sequence[str | Path]) -> Collection:
     for place in map(Path, places):
         if not place.is_dir():
             raise ConfigError(f"runs: there is no folder {place}")
-        inside = [place] if (place / "config.yaml").is_file() else sorted(place.iterdir())
-        found = [p for p in inside if (p / "config.yaml").is_file()]
-        summaries += [p / "suite.json" for p in inside if (p / "suite.json").is_file()]
+        found = 0
+        for folder, names in walk(place):
+            if is_run(folder, names):
+                found += 1
+                if folder.name not in runs or runs[folder.name].result is None:
+                    runs[folder.name] = read(folder)
+            elif "suite.json" in names:
+                summaries.append(folder / "suite.json")
         if not found:
-            raise ConfigError(
-                f"runs: {place} holds no run; name a study's folder (outputs/STUDY) or a run's"
-            )
-        runs.update((path.name, read(path)) for path in found)
+            raise ConfigError(f"runs: {place} holds no run; name a folder of runs, such as outputs")
     return Collection(_told_apart(list(runs.values())), tuple(_lost(summaries, runs.values())))
+
+
+def walk(place: Path) -> Iterator[tuple[Path, frozenset[str]]]:
+    """Yield folders with the names in them, sorted; nothing inside a run or hidden is visited."""
+    with os.scandir(place) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    names = frozenset(entry.name for entry in inside)
+    yield place, names
+    if not is_run(place, names):
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                yield from walk(place / entry.name)
+
+
+def is_run(folder: Path, names: Names[str]) -> bool:
+    """Whether a folder is a run's: it has settings, and its name is an identity."""
+    return "config.yaml" in names and bool(re.fullmatch("[0-9a-f]{12}", folder.resolve().name))
 
 
 def read(path: Path) -> Run:
@@ -162,7 +236,7 @@ def read(path: Path) -> Run:
     """
     run_dir = RunDir(path)
     try:
-        config = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
+        config = settings(run_dir.config.read_text(encoding="utf-8"))
         data = str(config["names"]["data"])
         suite = suite_of(config["data"]["_target_"])
         config["names"]["method"], config["names"]["backbone"], int(config["seed"])
@@ -171,6 +245,34 @@ def read(path: Path) -> Run:
     result = find_finished(run_dir)
     problem = "" if result is not None else _problem(run_dir)
     return Run(path, config, result, problem, suite, data.rpartition("/")[2])
+
+
+def settings(text: str) -> dict[str, Any]:
+    """Return what a ``config.yaml`` holds.
+
+    Runs share most of their settings, so equal sections are parsed once; treat them as read only.
+    A file that cannot be taken apart (an alias from one section to another) is read whole.
+    """
+    out: dict[str, Any] = {}
+    try:
+        for section in re.split(r"^(?=[A-Za-z_])", text, flags=re.MULTILINE):
+            if section.strip():
+                out |= _section(section)
+    except (yaml.YAMLError, TypeError):
+        whole = yaml.load(text, Loader=LOADER)
+        if not isinstance(whole, dict):
+            raise TypeError("it is not a mapping") from None
+        return whole
+    return out
+
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _section(text: str) -> dict[str, Any]:
+    value: dict[str, Any] = yaml.load(text, Loader=LOADER)
+    return value
 
 
 def _told_apart(runs: list[Run]) -> tuple[Run, ...]:
@@ -184,6 +286,7 @@ def _told_apart(runs: list[Run]) -> tuple[Run, ...]:
     )
 
 
+@functools.lru_cache(maxsize=1000)
 def suite_of(target: str) -> str | None:
     """Return the suite to which a data spec belongs by the module it is defined in."""
     module = target.rpartition(".")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,18 +126,26 @@ def task_score(variant: Variant, task: str) -> Estimate | None:
 
 
 def mean_score(
-    variant: Variant, tasks: Sequence[str], weights: Sequence[float] | None = None
+    variant: Variant,
+    tasks: Sequence[str],
+    weights: Sequence[float] | None = None,
+    interval: Callable[[Sequence[float], str], Estimate] = t_interval,
 ) -> Estimate | None:
     """Return the mean over tasks of the seeds that have every one of them; None if none has.
+
+    Figures of different units (percent, loss, perplexity) have no mean.
 
     Args:
         variant: whose runs.
         tasks: of the mean.
         weights: of the tasks, adding up to 1; None weighs them alike.
+        interval: of several seeds.
 
     """
     shares = weights or [1 / len(tasks)] * len(tasks)
     scores = [variant.scores(task) for task in tasks]
+    if len({run.unit for by_seed in scores for run in by_seed.values()}) > 1:
+        return None
     whole = set.intersection(*(set(s) for s in scores))
     if not whole:
         return None
@@ -149,6 +157,7 @@ def mean_score(
             for s, share in zip(scores, shares, strict=True)
         ],
         [share * half for half, share in zip(halves, shares, strict=True)],
+        interval,
     )
 
 
@@ -158,11 +167,13 @@ def _against(base: Variant, other: Variant, tasks: Sequence[str]) -> Comparison:
         mine, theirs = other.scores(task), base.scores(task)
         by_task[task] = [mine[s].value - theirs[s].value for s in sorted(mine.keys() & theirs)]
     present = [d for d in by_task.values() if d]
-    every = [x for d in present for x in d]
+    signs = {t: next(iter(base.scores(t).values())).sign for t, d in by_task.items() if d}
+    units = {run.unit for t in signs for run in base.scores(t).values()}
+    every = [signs[t] * x for t, d in by_task.items() for x in d]
     return Comparison(
         other.label,
         {t: t_interval(d, "pairs") if d else None for t, d in by_task.items()},
-        hierarchical(present) if present else None,
+        hierarchical(present) if len(units) == 1 else None,
         len(every),
         sum(x > EQUAL for x in every),
         sum(abs(x) <= EQUAL for x in every),

@@ -1,4 +1,4 @@
-"""Tables of text, and the three forms in which a report is written."""
+"""Tables of text, and the four forms in which a report is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from ..errors import unknown
 from .stats import Estimate
 
-FORMATS = ("text", "markdown", "csv")
+FORMATS = ("text", "markdown", "latex", "csv")
 MISSING = "missing"
 
 
@@ -46,7 +46,7 @@ class Table:
 
 
 def render(tables: Sequence[Table], records: Sequence[Mapping[str, Any]], form: str) -> str:
-    """Return a report as ``text``, ``markdown`` or ``csv``.
+    """Return a report as ``text``, ``markdown``, ``latex`` or ``csv``.
 
     Args:
         tables: for a person.
@@ -61,6 +61,8 @@ def render(tables: Sequence[Table], records: Sequence[Mapping[str, Any]], form: 
         return "\n".join(_text(t) for t in tables)
     if form == "markdown":
         return "\n".join(_markdown(t) for t in tables)
+    if form == "latex":
+        return "\n".join(_latex(t) for t in tables)
     if form == "csv":
         return _csv(records)
     raise unknown("format", form, FORMATS, "format")
@@ -92,6 +94,41 @@ def _markdown(table: Table) -> str:
     lines += [line(row) for row in table.rows]
     lines += ["", *(f"* {note}" for note in table.notes), ""]
     return "\n".join(lines)
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
+}
+"""What stands for a character in LaTeX; brackets so that none follows a line's end as an option."""
+
+
+def latex(text: str) -> str:
+    """Write text so that LaTeX prints it as it is."""
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+def _latex(table: Table) -> str:
+    """Return a table for the package booktabs, its notes under it."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "  " + " & ".join(latex(cell) for cell in cells) + r" \\"
+
+    columns = "".join("l" if table.left(i) else "r" for i in range(len(table.head)))
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex(table.title)}}}"]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"]
+    lines += [line(row) for row in table.rows]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        notes = "\\par\n".join(latex(note) for note in table.notes)
+        lines += [r"\par\medskip\footnotesize\raggedright", notes]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> str:

@@ -69,12 +69,18 @@ class Variant:
         return [run for run in self.runs if run.result is not None]
 
 
-def variants(runs: Iterable[Run], labels: Mapping[str, str] | None = None) -> list[Variant]:
+def variants(
+    runs: Iterable[Run],
+    labels: Mapping[str, str] | None = None,
+    superseded: list[Run] | None = None,
+) -> list[Variant]:
     """Group runs that differ in nothing but task, seed and settings fixed by the task.
 
     Args:
         runs: any runs.
         labels: own label -> label to show instead.
+        superseded: takes the older of two runs of one variant, task and seed (of other data or
+            another version of the code); None refuses such runs.
 
     Returns:
         Variants in the order of method names, then labels.
@@ -87,7 +93,9 @@ def variants(runs: Iterable[Run], labels: Mapping[str, str] | None = None) -> li
     by_method: dict[str, list[Run]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
-    made = [v for method in sorted(by_method) for v in _split(method, by_method[method])]
+    made = [
+        v for method in sorted(by_method) for v in _split(method, by_method[method], superseded)
+    ]
     return _renamed(made, labels or {})
 
 
@@ -110,7 +118,18 @@ def pick(found: Sequence[Variant], name: str, key: str) -> Variant:
     raise unknown("method of these runs", name, [v.label for v in found], key)
 
 
-def _split(method: str, runs: Sequence[Run]) -> list[Variant]:
+def _newest(runs: Sequence[Run], superseded: list[Run]) -> list[Run]:
+    """Return the newest finished run of every task and seed; the others go to ``superseded``."""
+    kept: dict[tuple[str, int], Run] = {}
+    for run in sorted(runs, key=lambda r: (r.result is not None, r.written, r.path.name)):
+        place = (run.task, run.seed)
+        if place in kept:
+            superseded.append(kept[place])
+        kept[place] = run
+    return list(kept.values())
+
+
+def _split(method: str, runs: Sequence[Run], superseded: list[Run] | None = None) -> list[Variant]:
     flat = [_flat(run) for run in runs]
     keys = sorted({key for one in flat for key in one}, key=_order)
     apart = [key for key in keys if _tells_apart(key, runs, flat)]
@@ -119,14 +138,14 @@ def _split(method: str, runs: Sequence[Run]) -> list[Variant]:
         groups = _grouped(flat, apart)  # nothing but the weights tells these apart
     out = []
     for settings, members in sorted(groups.items()):
-        inside = [flat[i] for i in members]
+        inside, own = [flat[i] for i in members], [runs[i] for i in members]
         varying = [k for k in keys if len({one[k] for one in inside if k in one}) > 1]
         shown = ",".join(f"{k}={v}" for k, v in settings)
         out.append(
             Variant(
                 f"{method}[{shown}]" if shown else method,
                 method,
-                tuple(runs[i] for i in members),
+                tuple(own if superseded is None else _newest(own, superseded)),
                 tuple(k for k in varying if k != WEIGHTS and not k.startswith("data")),
             )
         )

@@ -156,9 +156,9 @@ def test_a_lone_method_has_nothing_to_be_compared_with(tmp_path):
 
 
 def test_a_metric_of_unknown_direction_is_refused(tmp_path):
-    write_run(tmp_path, "lora", metric="perplexity", value=12.0)
-    write_run(tmp_path, "ssf", metric="perplexity", value=11.0)
-    with pytest.raises(ConfigError, match="nothing says so of 'perplexity'"):
+    write_run(tmp_path, "lora", metric="oddness", value=12.0)
+    write_run(tmp_path, "ssf", metric="oddness", value=11.0)
+    with pytest.raises(ConfigError, match="nothing says whether more 'oddness' is better"):
         report(tmp_path, "lora")
 
 
