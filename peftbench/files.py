@@ -69,7 +69,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors (any device; stored from the CPU, contiguous) as safetensors atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # here, so that other files need no torch
 
     plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
     with replacing(path) as temporary:

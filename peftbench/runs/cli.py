@@ -1,8 +1,9 @@
 """The command line around Hydra: short aliases, plugin folders, and errors made for a person.
 
 ``train.py`` hands its Hydra main function to :func:`guard`. Hydra composes and calls :func:`job`
-once, or once per combination with ``-m``. Nothing here imports torch: a slip in the command is
-told before anything heavy is loaded.
+once; a sweep (``-m``) and ``--dry`` go to :mod:`peftbench.runs.sweep`, unless the command chooses a
+sweeper or launcher of Hydra's, which then calls :func:`job` itself. Nothing here imports torch: a
+slip in the command is told before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from .spawn import spawn_if_asked
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 PLUGINS = "PEFTBENCH_PATH"
+DRY = "--dry"
+MULTIRUN = {"-m", "--multirun"}
 
 _codes: list[int] = []  # exit codes of the jobs of this command, in order
+_study: list[str] = []  # the value that the command gives to the key ``study``
 
 
 def job(config: DictConfig) -> None:
@@ -42,6 +46,8 @@ def job(config: DictConfig) -> None:
     """
     try:
         _announce()
+        for study in _study:
+            config.study = study
         settings = Settings.of(config, _choices(), _chosen())
         spawn_if_asked()
         from .launch import launch
@@ -51,7 +57,11 @@ def job(config: DictConfig) -> None:
         _codes.append(report(error))
 
 
-def guard(main: Callable[[], None], arguments: Sequence[str] | None = None) -> int:
+def guard(
+    main: Callable[[], None],
+    arguments: Sequence[str] | None = None,
+    folder: Path | None = None,
+) -> int:
     """Call a Hydra main function and return the exit code of the command.
 
     0: all is well. 2: a mistake that the message says how to mend. 1: a defect, with traceback.
@@ -61,15 +71,23 @@ def guard(main: Callable[[], None], arguments: Sequence[str] | None = None) -> i
     Args:
         main: function decorated with ``hydra.main``.
         arguments: the command's arguments; by default those of this process.
+        folder: where ``main`` finds its configurations; by default the project's.
 
     """
     _codes.clear()
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = os.environ.get(FULL_ERROR) == "1"
     try:
+        _refuse(given)
+        if _planned(given):
+            from .sweep import sweep
+
+            return sweep(given, folder or config_folder())
         plugin_configs()
         Plugins.instance().register(PluginConfigs)
-        with _hydra_process(in_order(with_aliases(given))):
+        words, study = apart(in_order(with_aliases(given)))
+        _study[:] = [study] if study is not None else []
+        with _hydra_process(words):
             if {"--help", "-h"} & set(given):
                 _print_help(main)
             else:
@@ -112,6 +130,31 @@ def config_folder() -> Path:
     if not (folder / "config.yaml").is_file():
         raise ConfigError("no folder 'configs' here; call this from the project's root")
     return folder
+
+
+def _planned(arguments: Sequence[str]) -> bool:
+    """Tell whether a command is ours to plan: a sweep or ``--dry``, with no other option."""
+    options = {a for a in arguments if a.startswith("-")}
+    if not options or options - MULTIRUN - {DRY}:
+        return False
+    plugins = [a for a in arguments if re.match(r"\+{0,2}hydra/(sweeper|launcher)=", a)]
+    return DRY in options or all(a.partition("=")[2] == "basic" for a in plugins)
+
+
+def _refuse(arguments: Sequence[str]) -> None:
+    """Refuse what only a sweep can do.
+
+    Raises:
+        ConfigError: says what to write in its place.
+
+    """
+    if any(a.startswith("+study=") for a in arguments) and not MULTIRUN & set(arguments):
+        raise ConfigError(
+            "+study names a study, which is a sweep: add -m (and --dry to see its runs first); "
+            "study=NAME without + is the folder of a single run"
+        )
+    if DRY in arguments and not _planned(arguments):
+        raise ConfigError(f"{DRY} goes with -m and KEY=VALUE alone")
 
 
 @contextlib.contextmanager
@@ -182,6 +225,13 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     return [a for a in arguments if a not in overrides] + overrides
 
 
+def apart(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the words without ``study=NAME``, and NAME: Hydra would look for it in the group."""
+    names = [w.partition("=")[2] for w in words if re.match(r"(\+\+)?study=", w)]
+    rest = [w for w in words if not re.match(r"(\+\+)?study=", w)]
+    return rest, names[-1] if names else None
+
+
 def with_aliases(arguments: Sequence[str]) -> list[str]:
     """Write out the short forms: ``inner=lora``, ``inner.rank=4``, ``parts=[lora,ssf]``."""
     out: list[str] = []
@@ -197,7 +247,7 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
         argument = re.sub(r"^(\+{0,2}|~)sources(?==|$)", r"\1sources@method.sources", argument)
         argument = re.sub(r"^(\+{0,2}|~)sources\.", r"\1method.sources.", argument)
         out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
-    return _sweepable(out) if {"-m", "--multirun"} & set(out) else out
+    return _sweepable(out) if MULTIRUN & set(out) else out
 
 
 def _sweepable(arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ that a finished phase found out travels in the saved state, so a killed run lose
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import threading
@@ -34,7 +33,7 @@ from ..train.evaluate import Evaluation
 from ..train.hooks import FitReport, Hooks
 from ..train.loop import Fitter
 from ..train.model import Adapted
-from . import trackers
+from . import resident, trackers
 from .environment import environment
 from .flagged import flagged
 from .history import Row
@@ -80,20 +79,8 @@ def execute(
     try:
         return _Execution(settings, run_dir, sources or {}).result()
     except BaseException:
-        _resident.clear()  # its edits may still be in the network, which the next run would share
+        resident.clear()  # its edits may still be in the network, which the next run would share
         raise
-
-
-_resident: dict[str, Backbone] = {}
-
-
-def resident_backbone(settings: Settings) -> Backbone:
-    """Return the backbone, loaded once for all runs of this process that use it."""
-    key = json.dumps(settings.plain["backbone"], sort_keys=True, default=str)
-    if key not in _resident:
-        _resident.clear()  # one at a time: networks are large
-        _resident[key] = settings.backbone.load()
-    return _resident[key]
 
 
 def check_pair(settings: Settings) -> None:
@@ -128,12 +115,12 @@ class _Execution:
         self.protocol: Protocol = settings.protocol
         self.accelerator: Accelerator = make_accelerator(settings.trainer)
         reset_peak_memory(self.accelerator.device)
-        loaded = settings.data.load()
+        loaded = resident.loaded(settings)
         for text in loaded.manifest.get("deviations", ()):
             warn(f"task '{loaded.name}' is not the published one: {text}")
-        self.backbone = resident_backbone(settings)
+        self.backbone = resident.backbone(settings)
         self.base_sha256 = self.backbone.sha256
-        self.task: Task = loaded.bind(self.backbone)
+        self.task: Task = resident.task(settings)
         self.text = TextUse.of(loaded, self.backbone.codec)
         self.method = method_on(settings.method.staged(sources), loaded, self.backbone)
         self.log = MetricsLog(run_dir.metrics) if is_main() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,9 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..errors import RunLockedError
 from ..files import sha256_file
 from . import trackers
 from .identity import run_id
+from .lock import Claim
 from .process import INTERRUPTED, TERMINATED, describe, is_main, say
 from .settings import Settings
 from .stages import named, run_stages, stage_settings
@@ -46,7 +49,9 @@ def run_dir_of(settings: Settings) -> RunDir:
     plain = dict(settings.plain)
     weights = Path(str(plain["backbone"].get("weights") or "")).expanduser()
     if weights.is_file():
-        plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{sha256_file(weights)}"}
+        about = weights.stat()
+        digest = _hash_of(str(weights.resolve()), about.st_size, about.st_mtime_ns)
+        plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{digest}"}
     if stages := stage_settings(settings):
         method = {key: value for key, value in plain["method"].items() if key != "sources"}
         runs = []
@@ -58,11 +63,32 @@ def run_dir_of(settings: Settings) -> RunDir:
     return RunDir(Path(settings.output) / settings.study / identity)
 
 
-def run_one(settings: Settings) -> dict[str, Any]:
-    """Return the result of one run: the finished one's if there is one, else train.
+@functools.lru_cache(maxsize=16)
+def _hash_of(path: str, size: int, mtime_ns: int) -> str:
+    """Return the hash of a file's content, computed once while the file stays as it is."""
+    return sha256_file(Path(path))
 
-    The table is printed in both cases. Of several processes that work on the run together, each
-    executes, and rank 0 alone locks, writes and prints.
+
+def run_one(settings: Settings) -> dict[str, Any]:
+    """Return the result of one run as :func:`obtain` does, and print its table.
+
+    Raises:
+        RunLockedError: another process is working on this run.
+
+    """
+    result, new = obtain(settings)
+    path = run_dir_of(settings).path
+    show_result(result, path)
+    if not new:
+        say(f"already done: {path}")
+    return result
+
+
+def obtain(settings: Settings) -> tuple[dict[str, Any], bool]:
+    """Return the result of one run, and whether it is new: the finished one's if there is one.
+
+    Of several processes that work on the run together, each executes, and rank 0 alone locks,
+    writes and prints.
 
     Raises:
         RunLockedError: another process is working on this run.
@@ -73,21 +99,19 @@ def run_one(settings: Settings) -> dict[str, Any]:
     if result is None:
         sources = run_stages(settings)
         distrusted = run_dir.result.exists()
-        with run_dir.lock() if is_main() else nullcontext():
+        with run_dir.lock() if is_main() else nullcontext() as claim:
             if not distrusted:  # another process may have finished it before we held it
                 result = find_finished(run_dir)
             if result is None:
-                result = _execute(settings, run_dir, sources)
-                show_result(result, run_dir.path)
-                return result
+                return _execute(settings, run_dir, sources, claim), True
     if is_main():
         run_dir.tidy()
-    show_result(result, run_dir.path)
-    say(f"already done: {run_dir.path}")
-    return result
+    return result, False
 
 
-def _execute(settings: Settings, run_dir: RunDir, sources: Mapping[str, Path]) -> dict[str, Any]:
+def _execute(
+    settings: Settings, run_dir: RunDir, sources: Mapping[str, Path], claim: Claim | None
+) -> dict[str, Any]:
     """Execute a run that this process holds, and note how it ends."""
     resumed = run_dir.can_resume()
     _note(settings, run_dir, "resumed" if resumed else "started")
@@ -96,11 +120,12 @@ def _execute(settings: Settings, run_dir: RunDir, sources: Mapping[str, Path]) -
     if is_main():
         run_dir.begin(settings.plain)
     try:
-        with _terminable():
+        with terminable():
             from .execute import execute
 
             result = dict(execute(settings, run_dir, sources))
-        if is_main():
+        if claim is not None:
+            claim.check()
             run_dir.finish(result)
     except SystemExit as error:
         stopped = error.code == TERMINATED
@@ -112,6 +137,8 @@ def _execute(settings: Settings, run_dir: RunDir, sources: Mapping[str, Path]) -
         _note(settings, run_dir, "interrupted", error)
         say(f"interrupted; the same command continues from its last state: {run_dir.path}")
         raise SystemExit(INTERRUPTED) from error
+    except RunLockedError:  # the run is somebody else's now, and so are its books
+        raise
     except BaseException as error:
         _note(settings, run_dir, "failed", error)
         raise
@@ -131,8 +158,15 @@ def _note(
     Ledger(run_dir.study).record(run_dir.run_id, state, config=settings.plain, error=text)
 
 
+def note_death(run_dir: RunDir, error: str) -> str:
+    """Record that a run failed by the deaths of its processes; return ``error``."""
+    run_dir.fail(error)
+    Ledger(run_dir.study).record(run_dir.run_id, "failed", error=error)
+    return error
+
+
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Turn SIGTERM into ``SystemExit(143)``, so that the books are kept wherever it arrives.
 
     Training replaces this by a handler of its own that waits for the end of a step.

@@ -22,6 +22,9 @@ from ..errors import ConfigError, unknown
 GROUPS = ("protocol", "tracker", "trainer", "data", "method", "backbone")
 """Configuration groups, in the order in which they are checked."""
 
+ORDERS = ("launcher", "on_error", "retries", "wait")
+"""Keys that say how a sweep is carried out, and nothing of a run; see ``runs/orders.py``."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -147,8 +150,9 @@ class Settings:
         plain = resolve(config)
         allowed = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "chosen"]
         for key in plain:
-            if key not in allowed:
-                raise unknown("setting", key, [k for k in allowed if k != "names"], key)
+            if key not in (*allowed, *ORDERS):
+                choices = [k for k in (*allowed, *ORDERS) if k != "names"]
+                raise unknown("setting", key, choices, key)
         for key in allowed:
             if key not in plain and key != "names":
                 raise ConfigError(f"{key}: a value is needed here")

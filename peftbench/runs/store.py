@@ -26,7 +26,7 @@ import yaml
 
 from ..errors import ConfigError
 from ..files import remove_leftovers, replacing, write_json, write_text
-from .lock import held
+from .lock import Claim, flock, held
 from .process import warn
 
 State = Literal["started", "resumed", "interrupted", "failed", "finished"]
@@ -113,11 +113,10 @@ class RunDir:
         write_json(self.error, {"error": error, "time": time.time()})
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process alone.
+    def lock(self) -> Iterator[Claim]:
+        """Hold the run for this process alone; see :mod:`peftbench.runs.lock`.
 
-        The operating system frees the lock when the process ends, however it ends. The lock file
-        ``.lock`` is removed on leaving.
+        The lock file ``.lock`` is removed on leaving.
 
         Raises:
             RunLockedError: another process (or another part of this one) holds the run.
@@ -133,8 +132,8 @@ class RunDir:
                 f"output: no results can be written to {self.path} ({error.strerror or error}); "
                 "name another folder with output=FOLDER"
             ) from error
-        with held(self.path / ".lock"):
-            yield
+        with held(self.path / ".lock") as claim:
+            yield claim
 
 
 def find_finished(run_dir: RunDir) -> dict[str, Any] | None:
@@ -320,7 +319,7 @@ class Ledger:
         self.study.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            flock(handle, fcntl.LOCK_EX)
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 line = b"\n" + line  # a writer died inside its line

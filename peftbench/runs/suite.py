@@ -59,11 +59,45 @@ def run_suite(settings: Settings) -> int:
                 print(f"suite stopped at {name}; the same command goes on there", file=sys.stderr)
                 raise SystemExit(code) from error
     summary = summarise(settings, tasks)
-    path = Path(settings.output) / settings.study / summary["suite_id"] / "suite.json"
+    show_suite(summary, _written(settings, summary))
+    return code
+
+
+def conclude(
+    settings: Settings,
+    members: Mapping[str, str | None],
+    results: Mapping[str, Mapping[str, Any]],
+    errors: Mapping[str, str],
+) -> Path:
+    """Write ``suite.json`` from runs that a sweep did, and return its path.
+
+    Args:
+        settings: of the suite.
+        members: run id by task; None where the run could not be planned.
+        results: content of ``result.json`` by run id.
+        errors: why a run failed, by run id.
+
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    for name, member in members.items():
+        tasks[name] = {"run_id": member}
+        if member in results:
+            tasks[name] |= _line(results[member])
+        elif member in errors:
+            tasks[name]["error"] = errors[member]
+    return _written(settings, summarise(settings, tasks))
+
+
+def path_of(settings: Settings) -> Path:
+    """Return where the suite's ``suite.json`` lies."""
+    return Path(settings.output) / settings.study / suite_id(settings) / "suite.json"
+
+
+def _written(settings: Settings, summary: Mapping[str, Any]) -> Path:
+    path = path_of(settings)
     if is_main():
         write_json(path, summary)
-    show_suite(summary, path)
-    return code
+    return path
 
 
 def _planned(settings: Settings, members: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:

@@ -5,12 +5,13 @@ Shapes: B samples in a batch, N samples in a split, C classes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,10 +54,12 @@ class DataSpec(ABC):
     Attributes:
         takes: what a network must read to be used with the task, ``image``, ``text`` or
             ``captions`` (both).
+        committed: whether the manifest is part of this package, so that it changes with its files.
 
     """
 
     takes: ClassVar[str]
+    committed: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -137,6 +140,12 @@ class Task(ABC):
                 " The protocol opens it once with task.open_test(), and the result counts that."
             )
         return self._splits[name]
+
+    def closed(self) -> Self:
+        """Return the same task, its data shared, with a closed test split that nobody read."""
+        task = copy.copy(self)
+        task.test_reads = 0
+        return task
 
     def open_test(self) -> None:
         """Open the test split; each call counts as one reading in ``test_reads``."""

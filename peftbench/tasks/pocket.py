@@ -119,6 +119,7 @@ class PocketVision(DataSpec):
     """
 
     takes: ClassVar[str] = "image"
+    committed: ClassVar[bool] = True
 
     task: str
 

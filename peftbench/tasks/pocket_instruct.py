@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class PocketInstruct(TextSpec):
         written: so many samples of a split are answered, for ROUGE-L; None: all of them.
 
     """
+
+    committed: ClassVar[bool] = True
 
     task: str = "pocket_instruct"
     template: InstructTemplate = "alpaca"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class PocketText(TextSpec):
         form: how a network is used that can both classify and write.
 
     """
+
+    committed: ClassVar[bool] = True
 
     task: str
     template: Template = "pemt"

@@ -17,8 +17,9 @@ sys.modules["peftbench.fakes"] = fakes
 spec.loader.exec_module(fakes)
 sys.modules["peftbench.runs.execute"] = SimpleNamespace(execute=fakes.execute)
 
-main = hydra.main(version_base="1.3", config_path=sys.argv.pop(1), config_name="config")(cli.job)
-code = cli.guard(main)
+configs = sys.argv.pop(1)
+main = hydra.main(version_base="1.3", config_path=configs, config_name="config")(cli.job)
+code = cli.guard(main, folder=Path(configs))
 if "torch" in sys.modules:
     print("torch was imported", file=sys.stderr)
 sys.exit(code)

@@ -31,7 +31,7 @@ def command(configs, fakes, tmp_path, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             for key, value in environment.items():
                 patch.setenv(key, value)
-            code = cli.guard(cli_main(configs), arguments)
+            code = cli.guard(cli_main(configs), arguments, configs)
         return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
 
     run.calls, run.work = fakes.calls, work
@@ -70,7 +70,7 @@ SLIPS = [
     ("trainer.optimizer=adam", ["trainer.optimizer", "Did you mean 'adamw'"]),
     ("seed=x", ["seed: expected int, got 'x'"]),
     ("+method.rnk=3", ["'rnk'", "method.rnk", "inner, weight"]),
-    ("+debug=1", ["'debug'", "choices: backbone, data, method, output, protocol, seed"]),
+    ("+debug=1", ["'debug'", "choices: backbone, data, launcher, method, on_error, output"]),
     ("tracker.mode=x", ["tracker.mode", "'tracker' has no settings"]),
     ("protocol=paprika", ["Did you mean 'paper'", "honest, paper"]),
     ("method=null", ["Config group override must be a string"]),
