@@ -53,7 +53,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def main_head(model: Adapted) -> nn.Linear | None:
     """Return the classifier head, None where the network's language-model head is used."""
-    head = model.heads.get(MAIN, None)
+    head = model.heads[MAIN] if MAIN in model.heads else None
     assert head is None or isinstance(head, nn.Linear)
     return head
 
