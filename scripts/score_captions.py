@@ -1,12 +1,13 @@
 """Score captions in COCO's result form against people's captions.
 
 python scripts/score_captions.py results=FILE annotations=FILE
-  [part=test] [partial=false] [json=FILE]
+  [part=test] [partial=false] [meteor=true] [json=FILE]
 
 results      [{"image_id": ..., "caption": ...}, ...], one caption per image
 annotations  captions_val2017.json or the like, or dataset_coco.json and its kin (then part says
              which of train, val and test; empty: all)
 partial      true: images without a caption are left out. CIDEr-D depends on the set of images
+meteor       false: METEOR is left out; its program takes half a minute
 json         a file for the scores
 
 Prints BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR (n/a where Java is not installed), times 100.
@@ -37,6 +38,7 @@ class Options:
     annotations: str
     part: Literal["", "train", "val", "test"] = ""
     partial: bool = False
+    meteor: bool = True
     json: str = ""
 
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results, annotations = (
             Path(name).expanduser() for name in (options.results, options.annotations)
         )
-        found = score_results(results, annotations, options.part, options.partial)
+        found = score_results(results, annotations, options.part, options.partial, options.meteor)
         print(f"{len(found.each['CIDEr-D']):,} images")
         print(caption_metrics.table(found.values))
         if options.json:

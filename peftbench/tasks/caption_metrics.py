@@ -10,6 +10,7 @@ times 100. SPICE is not offered: its parser cannot be had from a package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from collections.abc import Hashable, Mapping, Sequence
@@ -56,10 +57,10 @@ def check() -> None:
 
 
 def score(
-    candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]]
+    candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]], meteor: bool = True
 ) -> dict[str, float | None]:
     """Return the scores of a whole set of captions; see :func:`scores`."""
-    return scores(candidates, references).values
+    return scores(candidates, references, meteor).values
 
 
 def scores(
@@ -70,7 +71,7 @@ def scores(
     Args:
         candidates: caption by image; plain text, may be empty.
         references: all captions of at least these images; of other images none is looked at.
-        meteor: whether METEOR is wanted; it takes seconds.
+        meteor: whether METEOR is wanted; its program takes half a minute to start.
 
     Raises:
         MissingAssetError: the scorers are not installed, or METEOR's program does not run.
@@ -141,6 +142,8 @@ def _meteor(found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> tuple[float,
             f"METEOR's program does not run: {words.decode(errors='replace').strip() or error}"
         ) from error
     finally:
-        if program.lock.locked():  # left locked by a failure; the program's end waits for it
+        if program.lock.locked():  # left so by a failure, and the program's end waits for it
             program.lock.release()
+        with contextlib.suppress(OSError):
+            program.meteor_p.stdin.close()
     return float(total), [float(v) for v in own]

@@ -85,6 +85,7 @@ def score_results(
     annotations: Path,
     part: str = "",
     partial: bool = False,
+    meteor: bool = True,
 ) -> Scores:
     """Score a result file against an annotation file.
 
@@ -94,6 +95,7 @@ def score_results(
         part: of a file of Karpathy's; see :func:`read_references`.
         partial: whether images of the annotation file may lack a caption. CIDEr-D of a part is not
             comparable with that of the whole.
+        meteor: whether METEOR is wanted, where Java is installed.
 
     Raises:
         MissingAssetError: a file is missing, or the scorers are not installed.
@@ -105,7 +107,8 @@ def score_results(
     if not partial:
         missing = list(wanted.keys() - found.keys())
         _fits(annotations, results, "without a caption in", missing)
-    return scores({image: found[image] for image in wanted if image in found}, wanted)
+    captions = {image: found[image] for image in wanted if image in found}
+    return scores(captions, wanted, meteor)
 
 
 def _fits(file: Path, other: Path, what: str, images: Sequence[Any]) -> None:
