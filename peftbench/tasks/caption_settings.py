@@ -11,7 +11,7 @@ from . import caption_metrics
 from .captions import LONGEST, Captions, CaptionSpec, CaptionTask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WrittenSpec(CaptionSpec):
     """Settings of captions that are written to score them.
 

@@ -83,7 +83,7 @@ class TreeSpec(WrittenSpec):
 
     """
 
-    root: str = field(kw_only=True)
+    root: str
     limit: Limit = field(default_factory=Limit)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +33,8 @@ class NoCaps(WrittenSpec):
 
     """
 
-    train: CaptionSpec = field(kw_only=True)
-    root: str = field(kw_only=True)
+    train: CaptionSpec
+    root: str
     domain: str = "all"
     limit: int | None = None
 
