@@ -134,10 +134,10 @@ def test_every_run_has_an_identity_of_its_own():
 @pytest.mark.parametrize(("name", "number"), [("pocket_vision", 5), ("vtab1k", 19), ("fgvc", 5)])
 def test_every_member_of_a_suite_is_a_choice_with_the_same_settings(name, number):
     suite = settings_of(f"data={name}").data
-    alone = {n.rpartition("/")[2]: n for g, n in CHOICES if g == "data" and n != name}
-    if any(n.startswith(f"{name}/") for n in alone.values()):
-        alone = {t: n for t, n in alone.items() if n.startswith(f"{name}/")}
-        assert alone.keys() == suite.members.keys()
+    choices = [n for g, n in CHOICES if g == "data" and n != name]
+    own = {n.rpartition("/")[2]: n for n in choices if n.startswith(f"{name}/")}
+    alone = own or {n: n for n in choices}
+    assert not own or own.keys() == suite.members.keys()
     assert len(suite.members) == number
     for task, member in suite.members.items():
         assert settings_of(f"data={alone[task]}").data == member

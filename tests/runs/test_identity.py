@@ -16,7 +16,9 @@ from peftbench.errors import ConfigError
 from peftbench.runs import identity
 from peftbench.runs.identity import VOLATILE, run_id
 from peftbench.runs.settings import Settings
+from peftbench.tasks.caption_trees import Coco
 from peftbench.tasks.hub import HubImages
+from peftbench.tasks.nocaps import NoCaps
 from peftbench.tasks.vtab import VtabTask
 from peftbench.train.config import Trainer
 
@@ -90,6 +92,8 @@ def test_every_volatile_key_is_a_real_setting():
     known = {f.name for f in dataclasses.fields(Settings)}
     trainer = {f"trainer.{f.name}" for f in dataclasses.fields(Trainer)}
     data = {f"data.{f.name}" for spec in (HubImages, VtabTask) for f in dataclasses.fields(spec)}
+    assert "train" in {f.name for f in dataclasses.fields(NoCaps)}
+    data |= {f"data.train.{f.name}" for f in dataclasses.fields(Coco)}
     assert VOLATILE.keys() <= known | trainer | data
 
 
