@@ -1,11 +1,21 @@
 """Shared by all tests: small thread pools, and networks that every test gives back untouched."""
 
+import sys
+
 import pytest
 import tiny
 import torch
 
 torch.set_num_threads(1)
 HASHES = {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_resident():
+    """Let no test find what another test's runs kept in memory."""
+    yield
+    if resident := sys.modules.get("peftbench.runs.resident"):
+        resident.forget()
 
 
 @pytest.fixture

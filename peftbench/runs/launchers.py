@@ -48,8 +48,9 @@ class Launcher(ABC):
 
         """
 
+    @abstractmethod
     def check(self) -> None:
-        """Refuse what cannot work, before anything is planned.
+        """Refuse what cannot work, before anything is begun.
 
         Raises:
             ConfigError: says how to mend it.
@@ -65,6 +66,9 @@ class Launcher(ABC):
 @dataclass(frozen=True)
 class Local(Launcher):
     """This process; network and data stay in memory from run to run."""
+
+    def check(self) -> None:
+        """Refuse nothing: this process works."""
 
     def run(self, plan: Plan, policy: Policy) -> None:
         """Do the runs one after the other."""
@@ -220,5 +224,3 @@ def read_work(path: Path) -> tuple[Any, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     runs = [Planned(**{**run, "needs": tuple(run["needs"])}) for run in content["runs"]]
     return runs, Policy(**content["policy"])
-
-

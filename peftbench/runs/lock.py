@@ -126,12 +126,13 @@ def flock(handle: int, operation: int) -> bool:
 
 def _acquire(file: Path) -> Claim:
     """Claim ``file``, or raise :class:`RunLockedError`."""
+    token = uuid.uuid4().hex
     me = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "boot": _boot(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "token": uuid.uuid4().hex,
+        "token": token,
     }
     who: Mapping[str, Any] = {}
     for _ in range(TRIES):
@@ -139,7 +140,7 @@ def _acquire(file: Path) -> Claim:
         if handle is None:
             handle, who = _taken_over(file, me)
         if handle is not None:
-            return Claim(file, handle, me["token"])
+            return Claim(file, handle, token)
         time.sleep(PAUSE_S)
     raise RunLockedError(
         f"{file.parent} is being worked on by {_name(who)}; wait for it or stop it"

@@ -188,4 +188,3 @@ def _row(settings: Settings, words: Sequence[str]) -> str:
     known = ("method", "data", "seed")
     rest = [w for w in words if w.partition("=")[0].lstrip("+") not in known]
     return " ".join([settings.names["method"], *(w.lstrip("+") for w in rest)])
-

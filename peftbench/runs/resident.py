@@ -43,9 +43,15 @@ def task(settings: Settings) -> Task:
 
 
 def clear() -> None:
-    """Forget the network; tasks hold nothing that a run changes."""
+    """Forget the network, and what was made for it; data hold nothing that a run changes."""
     _backbones.clear()
     _bound.clear()
+
+
+def forget() -> None:
+    """Forget everything."""
+    clear()
+    _loaded.clear()
 
 
 def _kept(kept: OrderedDict[Any, Any], key: Any, make: Any) -> Any:

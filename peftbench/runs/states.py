@@ -69,7 +69,9 @@ def seconds_left(runs: Sequence[Planned], states: Mapping[str, State]) -> float 
     return total
 
 
-def _elsewhere(run: Planned, folders: dict[Path, dict[tuple[str, ...], list[float]]]) -> list[float]:
+def _elsewhere(
+    run: Planned, folders: dict[Path, dict[tuple[str, ...], list[float]]]
+) -> list[float]:
     """Return the seconds of finished runs of a run's method, network and task."""
     key = _key(run.plain["names"])
     study = run.run_dir.study

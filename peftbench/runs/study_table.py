@@ -143,5 +143,3 @@ def short(text: str) -> str:
     """Return the first line of an error, cut to what a list has room for."""
     line = text.strip().partition("\n")[0]
     return line if len(line) <= REASON else f"{line[: REASON - 1].rstrip()}…"
-
-

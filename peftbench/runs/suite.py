@@ -81,9 +81,9 @@ def conclude(
     tasks: dict[str, dict[str, Any]] = {}
     for name, member in members.items():
         tasks[name] = {"run_id": member}
-        if member in results:
+        if member is not None and member in results:
             tasks[name] |= _line(results[member])
-        elif member in errors:
+        elif member is not None and member in errors:
             tasks[name]["error"] = errors[member]
     return _written(settings, summarise(settings, tasks))
 

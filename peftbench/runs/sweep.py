@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from ..errors import PeftbenchError
 from . import recall
-from .cli import DRY, MULTIRUN, apart, in_order, with_aliases
+from .cli import DRY, MULTIRUN, in_order, with_aliases
 from .process import CRASHED, FAILED, describe, is_main, report, say, together
 from .spawn import spawn_if_asked
 from .states import State, duration, seconds_left, state_of
@@ -51,7 +51,7 @@ def sweep(arguments: Sequence[str], folder: Path) -> int:
         entries = [Entry(**entry) for entry in kept["runs"]]
         results = _results(entries)
         if len(results) == len(entries) and all(Path(p).is_file() for p in kept["suites"]):
-            return _nothing_to_do(entries, results)
+            return (_all_done if DRY in arguments else _nothing_to_do)(entries, results)
     plan, orders = _planned(words, folder)
     if plan.committed and not plan.refused and is_main():
         recall.keep(name, _kept(plan))
@@ -96,6 +96,11 @@ def _nothing_to_do(entries: Sequence[Entry], results: Mapping[str, Mapping[str, 
     return 0
 
 
+def _all_done(entries: Sequence[Entry], results: Mapping[str, Mapping[str, Any]]) -> int:
+    show_states(entries, dict.fromkeys(results, ("done", "")), "none")
+    return 0
+
+
 def _list(plan: Plan, orders: Orders) -> int:
     """Print every run of the plan with its state."""
     states = {run.run_id: state_of(run.run_dir) for run in plan.runs}
@@ -136,7 +141,8 @@ def _carry_out(plan: Plan, orders: Orders, since: float) -> int:
         orders.launcher.check()
         trackers.check(plan.runs[-1].settings().tracker)
         if before:
-            say(f"{runs(len(entries))}: {len(before)} done already, {len(entries) - len(before)} left")
+            rest = len(entries) - len(before)
+            say(f"{runs(len(entries))}: {len(before)} done already, {rest} left")
         stop = orders.on_error == "stop"
         orders.launcher.run(plan, Policy(since, orders.attempts, stop, orders.wait))
     results = _results(entries)

@@ -160,7 +160,9 @@ class Work:
         primary, cost = result["primary"], result["cost"]
         score = f"{primary['name']} {with_unit(primary['name'], primary['value'])}"
         seconds = cost["train_s"] + cost["eval_s"]
-        return f"[{self._count()}/{len(self.runs)}] {run.label}: {score}, {seconds:.1f} s  {run.path}"
+        return (
+            f"[{self._count()}/{len(self.runs)}] {run.label}: {score}, {seconds:.1f} s  {run.path}"
+        )
 
     def _count(self) -> int:
         """Return how many runs of the plan are done or given up, by whomever."""

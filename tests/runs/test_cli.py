@@ -165,11 +165,14 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so_at_the_end(command):
     sweep = ("-m", "seed=0,1,2", "method=lora,linear")
     done = command(*sweep, FAKE_RUN="nonfinite:1")
     assert done.returncode == 2 and "Traceback" not in done.err
-    assert done.err.count("error: the loss of step 3 is not finite") == 2
-    assert "error: 2 of 6 runs failed" in done.err
-    assert "== run 3: seed=1 method=lora" in done.out and len(command.calls()) == 6
+    assert done.err.count("error: the loss of step 3 is not finite") == 1  # and not once more
+    assert "linear, digits, seed 1 fails as 'lora, digits, seed 1' did" in done.err
+    assert "failed: linear, digits, seed 1: NonFiniteError: the loss of step 3" in done.err
+    assert "error: 2 of 6 runs failed; the same command tries failed runs again" in done.err
+    assert "[6/6] linear, digits, seed 2: accuracy 90.0 %, 64.0 s  outputs/default/" in done.out
+    assert "90.0 (2 of 3)" in done.out and len(command.calls()) == 6
     again = command(*sweep)
-    assert again.returncode == 0 and again.out.count("already done") == 4
+    assert again.returncode == 0 and "6 runs: 4 done already, 2 left" in again.out
     assert [c["seed"] for c in command.calls()[6:]] == [1, 1]
     assert [p.name for p in command.work.iterdir()] == ["outputs"]
 
