@@ -14,7 +14,7 @@ from .store import RunDir, find_finished
 if TYPE_CHECKING:
     from .plan import Planned
 
-State = Literal["done", "to do", "running elsewhere", "interrupted", "failed"]
+State = Literal["done", "failed", "running elsewhere", "interrupted", "to do"]
 
 
 def state_of(run_dir: RunDir) -> tuple[State, str]:

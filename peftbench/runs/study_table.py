@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -126,11 +126,9 @@ def _cell(
 
 def counted(entries: Sequence[Entry], states: Mapping[str, tuple[State, str]]) -> str:
     """Return how many runs there are of each state: ``24 runs: 20 done, 4 to do``."""
-    counts: dict[str, int] = {}
-    for entry in entries:
-        state = states[entry.run_id][0]
-        counts[state] = counts.get(state, 0) + 1
-    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    found = [states[entry.run_id][0] for entry in entries]
+    counts = {state: found.count(state) for state in get_args(State)}
+    parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{runs(len(entries))}: {parts}"
 
 

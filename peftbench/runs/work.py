@@ -97,7 +97,7 @@ class Work:
                 return self._fail(run, f"its source failed: {self.failed[need]}")
             if need not in self._done:
                 return "later"
-        if run.run_dir.config.exists() and not together():
+        if run.run_dir.path.exists() and not together():
             if holder(run.run_dir.path / ".lock") is not None:
                 return "later"
             if reason := self._given_up(run):

@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
+
+from peftbench.runs import cli
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -94,3 +99,47 @@ def plain(tmp_path):
         "output": str(tmp_path / "outputs"),
         "names": {"method": "lora", "backbone": "dinov2_small", "data": "digits"},
     }
+
+
+def cli_main(configs):
+    return hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(cli.job)
+
+
+@pytest.fixture
+def command(configs, fakes, tmp_path, monkeypatch, capsys):
+    """Do in this process, in an empty folder, what ``train.py`` does; ``.calls()`` was trained."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments, **environment):
+        with monkeypatch.context() as patch:
+            for key, value in environment.items():
+                patch.setenv(key, value)
+            code = cli.guard(cli_main(configs), arguments, configs)
+        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+
+    run.calls, run.work = fakes.calls, work
+    return run
+
+
+@pytest.fixture
+def process(configs, tmp_path):
+    """Start ``train.py`` over the fakes as a process of its own, in an empty folder."""
+
+    def start(*arguments, **environment):
+        env = os.environ | {"FAKE_CALLS": str(tmp_path / "calls"), "PYTHONPATH": str(ROOT)}
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "driver.py"), str(configs), *arguments],
+            cwd=work,
+            env=env | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    start.work = tmp_path / "work"
+    return start

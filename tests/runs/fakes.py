@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Pocket:
+    committed: ClassVar[bool] = True
+
     task: Literal["digits", "mnist5k", "broken"] = "digits"
 
     @property

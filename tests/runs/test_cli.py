@@ -1,62 +1,16 @@
 """The command line: good help, exact errors, exit codes, sweeps that hide nothing."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import hydra
 import pytest
 import yaml
 
 from peftbench.runs import cli
 
-from .conftest import FAKE_CONFIGS, HERE, ROOT
-
-
-def cli_main(configs):
-    return hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(cli.job)
-
-
-@pytest.fixture
-def command(configs, fakes, tmp_path, monkeypatch, capsys):
-    """Do in this process, in an empty folder, what ``train.py`` does; ``.calls()`` was trained."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def run(*arguments, **environment):
-        with monkeypatch.context() as patch:
-            for key, value in environment.items():
-                patch.setenv(key, value)
-            code = cli.guard(cli_main(configs), arguments, configs)
-        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
-
-    run.calls, run.work = fakes.calls, work
-    return run
-
-
-@pytest.fixture
-def process(configs, tmp_path):
-    """Start ``train.py`` over the fakes as a process of its own, in an empty folder."""
-
-    def start(*arguments, **environment):
-        env = os.environ | {"FAKE_CALLS": str(tmp_path / "calls"), "PYTHONPATH": str(ROOT)}
-        work = tmp_path / "work"
-        work.mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py"), str(configs), *arguments],
-            cwd=work,
-            env=env | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    start.work = tmp_path / "work"
-    return start
+from .conftest import FAKE_CONFIGS, ROOT
 
 
 SLIPS = [

@@ -82,7 +82,7 @@ def test_a_claim_that_another_machine_left_is_taken_over_when_it_is_stale(
         assert holder(file) is None
         with held(file) as taken:
             taken.check()
-            with pytest.raises(RunLockedError, match="was taken over by process .* on other"):
+            with pytest.raises(RunLockedError, match=r"was taken over by process .* on other"):
                 claim.check()
             elsewhere(monkeypatch, here)
         assert not file.exists()

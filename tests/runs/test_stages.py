@@ -13,8 +13,10 @@ from peftbench.methods import Stage
 from peftbench.methods.lora import Lora
 from peftbench.runs import launch as launching
 from peftbench.runs.launch import launch, run_dir_of
+from peftbench.runs.plan import Planned, make_plan
 from peftbench.runs.settings import Files, Protocol, Settings
 from peftbench.runs.stages import stage_settings
+from peftbench.runs.work import Policy, Work
 from peftbench.tasks.text import TextSpec
 from peftbench.train.config import Trainer
 
@@ -156,3 +158,43 @@ def test_sources_of_sources_are_refused(settings):
 def test_a_target_that_is_one_of_its_sources_is_refused(settings):
     with pytest.raises(ConfigError, match="one of the sources"):
         stage_settings(replace(settings, data=Toy("second")))
+
+
+class Job:
+    """A combination that is built already."""
+
+    def __init__(self, settings):
+        self.words, self.made = (f"seed={settings.seed}",), settings
+
+    def settings(self):
+        return self.made
+
+
+def test_sources_are_planned_once_wherever_they_appear(settings, executed):
+    other = replace(settings, method=replace(settings.method, sources=(Toy("third"), Toy("first"))))
+    made = make_plan([Job(replace(s, seed=n)) for n in (0, 1) for s in (settings, other)])
+    sources = [run for run in made.runs if run.source]
+    assert made.runs[:3] == tuple(sources)  # before all that need them
+    assert [run.data for run in sources] == ["first", "second", "third"]
+    assert len({run.run_id for run in made.runs}) == len(made.runs) == 3 + 4
+    ids = {run.data: run.run_id for run in sources}
+    needs = [run.needs for run in made.runs[3:]]
+    assert needs.count((ids["first"], ids["second"])) == needs.count((ids["third"], ids["first"]))
+    assert {Path(run.path).parent.name for run in sources} == {"sources"}
+    alone = stage_settings(settings)["first"]  # the same run where somebody asks for it itself
+    again = make_plan([Job(settings), Job(alone)])
+    assert [run.run_id for run in again.runs].count(run_dir_of(alone).run_id) == 1
+
+
+def test_a_source_that_fails_fails_what_needs_it(settings, executed, monkeypatch, capsys):
+    def broken(self):
+        raise ConfigError("nothing here")
+
+    made = make_plan([Job(settings), Job(replace(settings, seed=8))])
+    built = {run_dir_of(s).run_id: s for s in stage_settings(settings).values()}
+    monkeypatch.setattr(Planned, "settings", lambda run: built[run.run_id])
+    monkeypatch.setattr(Toy, "load", broken)
+    task = Work(made.runs, Policy(since=0.0))
+    task.all()
+    assert len(executed) == 2 and len(task.failed) == 4  # both sources; the targets did not run
+    assert "its source failed: ConfigError: nothing here" in capsys.readouterr().err

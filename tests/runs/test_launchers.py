@@ -1,0 +1,61 @@
+"""Who sees which device, and what a worker reads."""
+
+import pytest
+
+from peftbench.runs import launchers
+from peftbench.runs.launchers import environment_of, read_work, written
+from peftbench.runs.plan import Planned
+from peftbench.runs.work import Policy
+
+
+def test_every_worker_sees_one_device(monkeypatch):
+    gpus = ["0", "1", "2"]
+    seen = [environment_of(i, 4, gpus)["CUDA_VISIBLE_DEVICES"] for i in range(4)]
+    assert seen == ["0", "1", "2", "0"]
+
+
+def test_devices_are_those_that_this_process_sees(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 7")
+    assert launchers.devices() == ["5", "7"] and launchers.Parallel().hands == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert launchers.devices() == ["0", "1"] and launchers.Parallel(workers=6).hands == 6
+
+
+def test_without_devices_the_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert environment_of(0, 3, []) == {"OMP_NUM_THREADS": "2"}
+    assert environment_of(0, 16, []) == {"OMP_NUM_THREADS": "1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert environment_of(0, 3, []) == {}
+
+
+def test_a_plan_goes_to_workers_and_leaves_nothing_behind(tmp_path):
+    plain = {"seed": 3, "names": {"data": "digits"}, "trainer": {"lr": 1e-3}}
+    run = Planned("abc", str(tmp_path / "s" / "abc"), plain, "lora", ("def",))
+    policy = Policy(since=12.5, attempts=2, stop=True, wait=False)
+    with written((run,), policy) as path:
+        assert path.parent == tmp_path / "s" / "plans"
+        assert read_work(path) == ([run], policy)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+@pytest.mark.parametrize(("code", "started"), [(0, 0), (3, 0), (-9, 1), (1, 0)])
+def test_only_a_worker_that_died_is_replaced(code, started, monkeypatch, tmp_path):
+    begun = []
+    crew = launchers._Crew(tmp_path, 1, stop=False)
+    monkeypatch.setattr(crew, "_start", begun.append)
+    crew.crew[0] = None
+    crew._left(0, code)
+    assert len(begun) == started and crew.told is None
+
+
+@pytest.mark.parametrize(("code", "stop"), [(143, False), (130, False), (3, True)])
+def test_what_ends_one_worker_for_good_ends_all(code, stop, monkeypatch, tmp_path):
+    stopped = []
+    crew = launchers._Crew(tmp_path, 2, stop=stop)
+    monkeypatch.setattr(crew, "_stop", lambda: stopped.append(1))
+    crew.crew = {0: None, 1: None}
+    crew._left(0, code)
+    assert stopped == [1] and crew.told == (None if code == 3 else code)
