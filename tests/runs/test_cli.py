@@ -12,7 +12,6 @@ from peftbench.runs import cli
 
 from .conftest import FAKE_CONFIGS, ROOT
 
-
 SLIPS = [
     ("method=lroa", ["unknown method 'lroa'", "Did you mean 'lora'", "gist, linear, lora"]),
     ("inner=lroa", ["'lroa'", "(key: inner)", "Did you mean 'lora'"]),

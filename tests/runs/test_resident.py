@@ -1,4 +1,4 @@
-"""What a process keeps from run to run: network and tasks once, memory flat, results as if alone."""
+"""What a process keeps from run to run: network and task once, memory flat, results as alone."""
 
 import gc
 import json
