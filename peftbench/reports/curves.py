@@ -43,7 +43,7 @@ def read(run: Run) -> dict[str, Curve]:
     Lines that are torn or hold no finite value are left out. The steps of a final fit follow
     those of the first. The primary figure is in the unit of :attr:`Run.unit`.
     """
-    wanted = {(split, name or run.metric) for split, name in WANTED}
+    wanted = dict.fromkeys((split, name or run.metric) for split, name in WANTED)
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     try:
         text = RunDir(run.path).metrics.read_text(encoding="utf-8")
@@ -59,10 +59,11 @@ def read(run: Run) -> dict[str, Curve]:
             continue
     scale = PERCENT if run.unit == "%" else 1.0
     return {
-        f"{split} {name}": _thin(
-            [(x, y * (scale if name == run.metric else 1.0)) for x, y in points]
+        f"{key[0]} {key[1]}": _thin(
+            [(x, y * (scale if key[1] == run.metric else 1.0)) for x, y in found[key]]
         )
-        for (split, name), points in sorted(found.items())
+        for key in wanted
+        if key in found
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from . import compare, plots, published
 from .collect import Collection
-from .curves import RUNS, Curve, chosen, read
+from .curves import POINTS, RUNS, Curve, chosen, read
 from .plots import Gap
 from .stats import hierarchical
 from .summary import BEST, TIED, UNTESTED, WORSE, Board, Line, Score
@@ -48,8 +48,9 @@ def section(board: Board, number: int) -> str:
         f'data-backbone="{esc(board.backbone)}" data-protocol="{esc(board.protocol)}" '
         f'data-tasks="{esc(tasks)}"><h2>{esc(board.title)}</h2>'
         f'<p class="sub">{len(board.lines)} methods, {len(board.tasks)} tasks{unit_note(board)}</p>'
-        f"{chooser}{views}{_heat(board, number)}{_differences(board)}{_published(board)}"
-        f"{_curves(board, number)}<details><summary>How to read this, and what is missing</summary>"
+        f"{chooser}{views}{_heat(board, number)}<div class='pair'>{_differences(board)}"
+        f"{_published(board)}{_curves(board, number)}</div><details>"
+        "<summary>How to read this, and what is missing</summary>"
         f"<ul>{notes}</ul></details></section>"
     )
 
@@ -73,9 +74,9 @@ def _view(board: Board, number: int, place: int, view: str) -> str:
 def _leaderboard(board: Board, number: int, view: str) -> str:
     means = list(board.lines[0].means)
     first = view == board.overall
-    others = means[1:] if first else []
+    others = [name for name in means[1:] if name.endswith("groups")] if first else []
     ranked = len(board.tasks) > 1
-    head = ["method", view, "against the best" if first else "", *others]
+    head = ["method", view, "vs best" if first else "", *others]
     head += ["mean rank" if first else "rank"] if ranked else []
     head += [*COST_HEAD, "runs"]
     titles = [h for h in head if h]
@@ -227,10 +228,11 @@ def _differences(board: Board) -> str:
     unit = "percentage points" if units == {"%"} else units.pop()
     title = f"difference to {best.label}, {unit}"
     return (
-        f'<h3>Differences to the best</h3><figure class="tall">{plots.gaps(title, rows, title)}'
+        f'<div><h3>Differences to the best</h3><figure class="tall">'
+        f"{plots.gaps(title, rows, title)}"
         "<figcaption>pairs of one task and seed; interval: bootstrap of tasks and their pairs, for "
         "one task Student's t over pairs; p: Wilcoxon signed rank, after Holm; faint: not told "
-        "apart</figcaption></figure>"
+        "apart</figcaption></figure></div>"
     )
 
 
@@ -247,14 +249,17 @@ def _published(board: Board) -> str:
     try:
         own = Collection(runs).of_suite(board.data)
     except ConfigError as error:
-        return f"<h3>Beside published figures</h3><p>{esc(error)}</p>"
+        return f"<div><h3>Beside published figures</h3><p>{esc(error)}</p></div>"
     report = compare.beside(board.data, [line.variant for line in board.lines], own)
-    rows, odd = [], dict.fromkeys(())
+    keys = [k for k, kind in report.suite.means.items() if kind in ("tasks", "groups")]
+    keys = keys or list(report.suite.tasks)
+    rows: list[Gap] = []
+    odd: dict[str, None] = {}
     for i, block in enumerate(report.blocks):
         for source in block.sources:
             if not source.comparable:
                 odd[f"{block.title}: {source.standing}"] = None
-            for key in report.suite.means or report.suite.tasks:
+            for key in keys:
                 rows += _published_gap(report, block, source, key, i)
     if not rows and not odd:
         return ""
@@ -262,9 +267,9 @@ def _published(board: Board) -> str:
     plot = f'<figure class="tall">{plots.gaps(title, rows, title)}</figure>' if rows else ""
     notes = "".join(f"<li>{esc(text)}</li>" for text in odd)
     return (
-        f"<h3>Beside published figures</h3>{plot}<p>Interval: ours, Student's t over seeds (one "
-        "seed: binomial). Faint: the published figure lies inside it. Every figure with its "
-        f"source: report.py published suite={esc(board.data)}.</p><ul>{notes}</ul>"
+        f"<div><h3>Beside published figures</h3>{plot}<p>Interval: ours, Student's t over "
+        "seeds (one seed: binomial). Faint: the published figure lies inside it. Every "
+        f"figure with its source: report.py published suite={esc(board.data)}.</p><ul>{notes}</ul></div>"
     )
 
 
@@ -320,7 +325,8 @@ def _curves(board: Board, number: int) -> str:
         else ""
     )
     return (
-        f'<h3>Learning curves</h3><div class="choosers">{choosers}</div><div class="curve-set" '
-        f'data-b="{number}">{figures}</div><p class="sub">Up to 60 points of a run, evenly chosen.'
-        f"{rule}</p>"
+        f'<div><h3>Learning curves</h3><div class="choosers">{choosers}</div>'
+        f'<div class="curve-set" data-b="{number}">{figures}</div><p class="sub">'
+        f"Up to {POINTS} points of a run, evenly chosen."
+        f"{rule}</p></div>"
     )

@@ -95,7 +95,8 @@ def gaps(title: str, found: Sequence[Gap], axis: str) -> str:
     plot.text(WIDTH / 2, height - 6, axis, "middle", "name")
     for k, gap in enumerate(found):
         y = ROW * k + 16
-        name = gap.label if len(gap.label) < 42 else gap.label[:40] + "…"
+        room = int((WIDTH - 30 - 6.6 * len(gap.text)) / 7)
+        name = gap.label if len(gap.label) <= room else gap.label[: room - 1] + "…"
         plot.body.append(f'<g data-m="{gap.method}"{" class=faint" if gap.faint else ""}>')
         plot.text(12, y, name, "start", "label")
         plot.text(WIDTH - 12, y, gap.text, "end", "tick")

@@ -241,7 +241,7 @@ def _means(data: str, tasks: Sequence[str]) -> dict[str, tuple[tuple[str, ...], 
         weights = [1 / (len(suite.groups) * sizes[key]) for key in suite.tasks]
         out[f"mean of {len(suite.groups)} groups"] = (tuple(named[k] for k in suite.tasks), weights)
     for group, members in suite.groups.items():
-        if set(members) <= set(named):
+        if len(members) > 1 and set(members) <= set(named):
             mine = tuple(named[key] for key in members)
             out[f"mean of {group}"] = (mine, [1 / len(mine)] * len(mine))
     return out

@@ -110,7 +110,7 @@ def rank_text(line: Line) -> str:
     return f"{line.rank.value:.1f} [{line.rank.low:.1f}, {line.rank.high:.1f}]"
 
 
-COST_HEAD = ("trained", "adapter", "train s", "step ms", "peak memory", "PPT", "PSCP")
+COST_HEAD = ("trained", "adapter", "train s", "step ms", "memory", "PPT", "PSCP")
 
 
 def _costs(board: Board) -> Table:
@@ -118,8 +118,8 @@ def _costs(board: Board) -> Table:
         f"{board.title}: cost",
         ["method", *COST_HEAD, "finished runs"],
         notes=[
-            "means over runs; trained: parameters without heads; times compare only on one machine "
-            "with equal load",
+            "means over runs; trained: parameters without heads; memory: peak of training; times "
+            "compare only on one machine with equal load",
             f"PPT (V-PETL Bench), PSCP (PEFT-Bench, weights 1, without its factor for added FLOPs, "
             f"which runs do not record): of {board.overall}",
         ],

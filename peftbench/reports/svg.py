@@ -71,6 +71,8 @@ class Scale:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         tens = [10.0**k for k in range(first, last + 1)]
         fine = [t * f for t in tens for f in (1, 2, 5)]
+        if self.high < 6 * self.low:
+            return steps(self.low, self.high, count - 1)
         inside = [t for t in tens if self.low <= t <= self.high]
         many = inside if len(inside) > 2 else [t for t in fine if self.low <= t <= self.high]
         return many[:: max(1, math.ceil(len(many) / (count + 1)))]

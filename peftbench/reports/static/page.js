@@ -89,7 +89,7 @@
       });
       all("svg.scatter", board).forEach(front);
     });
-    one("shown").textContent = `${methods} methods on ${boards} boards`;
+    one("shown").textContent = `${methods} methods on ${boards} ${boards === 1 ? "board" : "boards"}`;
   };
   const task = () => {
     all(".board").forEach((board) => {
