@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import re
-from collections.abc import Collection as Names
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,33 +197,32 @@ def collect(places: Sequence[str | Path]) -> Collection:
         if not place.is_dir():
             raise ConfigError(f"runs: there is no folder {place}")
         found = 0
-        for folder, names in walk(place):
-            if is_run(folder, names):
+        for folder, is_run in walk(place):
+            if is_run:
                 found += 1
                 if folder.name not in runs or runs[folder.name].result is None:
                     runs[folder.name] = read(folder)
-            elif "suite.json" in names:
+            elif (folder / "suite.json").is_file():
                 summaries.append(folder / "suite.json")
         if not found:
             raise ConfigError(f"runs: {place} holds no run; name a folder of runs, such as outputs")
     return Collection(_told_apart(list(runs.values())), tuple(_lost(summaries, runs.values())))
 
 
-def walk(place: Path) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Yield folders with the names in them, sorted; nothing inside a run or hidden is visited."""
-    with os.scandir(place) as entries:
-        inside = sorted(entries, key=lambda entry: entry.name)
-    names = frozenset(entry.name for entry in inside)
-    yield place, names
-    if not is_run(place, names):
-        for entry in inside:
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from walk(place / entry.name)
+def walk(place: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield folders, sorted, and whether each is a run's; nothing inside a run or hidden.
 
-
-def is_run(folder: Path, names: Names[str]) -> bool:
-    """Whether a folder is a run's: it has settings, and its name is an identity."""
-    return "config.yaml" in names and bool(re.fullmatch("[0-9a-f]{12}", folder.resolve().name))
+    A run's folder has settings, and its name is an identity.
+    """
+    is_run = bool(re.fullmatch("[0-9a-f]{12}", place.name or place.resolve().name))
+    is_run = is_run and (place / "config.yaml").is_file()
+    yield place, is_run
+    if not is_run:
+        with os.scandir(place) as entries:
+            folders = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+        for name in folders:
+            if not name.startswith("."):
+                yield from walk(place / name)
 
 
 def read(path: Path) -> Run:

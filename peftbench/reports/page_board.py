@@ -269,7 +269,8 @@ def _published(board: Board) -> str:
     return (
         f"<div><h3>Beside published figures</h3>{plot}<p>Interval: ours, Student's t over "
         "seeds (one seed: binomial). Faint: the published figure lies inside it. Every "
-        f"figure with its source: report.py published suite={esc(board.data)}.</p><ul>{notes}</ul></div>"
+        f"figure with its source: report.py published suite={esc(board.data)}.</p>"
+        f"<ul>{notes}</ul></div>"
     )
 
 

@@ -18,7 +18,7 @@ from .collect import Collection, Missing, Run
 from .paired import mean_score
 from .stats import Estimate, bootstrap, holm, mean_ranks, seeds_or_binomial, signed_rank
 from .tradeoff import ppt, pscp
-from .variants import Variant, variants
+from .variants import Variant, renamed, variants
 
 ALPHA = 0.05
 """A method whose corrected p is larger cannot be told from the best."""
@@ -191,13 +191,16 @@ def summarise(collection: Collection, labels: Mapping[str, str] | None = None) -
     for run in collection.runs:
         groups.setdefault(_place(run), []).append(run)
     superseded: list[Run] = []
-    boards, used = [], set()
+    labels = labels or {}
+    boards: list[Board] = []
+    used: set[str] = set()
     for (data, backbone, protocol), runs in sorted(groups.items()):
-        own = {v.label for v in variants(runs, None, [])} & set(labels or {})
-        used |= own
-        named = {label: str((labels or {})[label]) for label in own}
-        boards.append(board(data, backbone, protocol, variants(runs, named, superseded)))
-    if unused := set(labels or {}) - used:
+        found = variants(runs, None, superseded)
+        if named := {v.label: labels[v.label] for v in found if v.label in labels}:
+            used |= set(named)
+            found = renamed(found, named)
+        boards.append(board(data, backbone, protocol, found))
+    if unused := set(labels) - used:
         raise ConfigError(f"labels: no board has a method '{min(unused)}'")
     return Summary(tuple(boards), collection, tuple(superseded), collection.lost)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, unknown
-from ..runs.identity import lasting
+from ..runs.identity import VOLATILE, lasting
 from .collect import Run
 
 CHOSEN = ("backbone", "trainer", "protocol")
@@ -96,7 +96,7 @@ def variants(
     made = [
         v for method in sorted(by_method) for v in _split(method, by_method[method], superseded)
     ]
-    return _renamed(made, labels or {})
+    return renamed(made, labels or {})
 
 
 def pick(found: Sequence[Variant], name: str, key: str) -> Variant:
@@ -130,7 +130,8 @@ def _newest(runs: Sequence[Run], superseded: list[Run]) -> list[Run]:
 
 
 def _split(method: str, runs: Sequence[Run], superseded: list[Run] | None = None) -> list[Variant]:
-    flat = [_flat(run) for run in runs]
+    known: dict[int, dict[str, str]] = {}
+    flat = [_flat(run, known) for run in runs]
     keys = sorted({key for one in flat for key in one}, key=_order)
     apart = [key for key in keys if _tells_apart(key, runs, flat)]
     groups = _grouped(flat, [key for key in apart if key != WEIGHTS])
@@ -184,14 +185,22 @@ def _tells_apart(key: str, runs: Sequence[Run], flat: Sequence[Mapping[str, str]
     return any(len(seen) > 1 for seen in values.values())
 
 
-def _flat(run: Run) -> dict[str, str]:
-    """Return the settings that can change a result as text, without task and seed."""
-    plain = lasting(run.config)
+def _flat(run: Run, known: dict[int, dict[str, str]]) -> dict[str, str]:
+    """Return the settings that can change a result as text, without task and seed.
+
+    Args:
+        run: whose settings.
+        known: text of groups of settings by identity; runs that are read share equal groups.
+
+    """
     names = run.config["names"]
     out: dict[str, str] = {}
-    for group, value in plain.items():
-        if isinstance(value, Mapping):
-            out |= _leaves(value, "" if group == "method" else f"{group}.")
+    for group, value in run.config.items():
+        if isinstance(value, Mapping) and group not in VOLATILE:
+            if id(value) not in known:
+                plain = lasting({group: value})[group]
+                known[id(value)] = _leaves(plain, "" if group == "method" else f"{group}.")
+            out |= known[id(value)]
     out |= {group: str(names.get(group, "")) for group in CHOSEN}
     if run.result is not None and "backbone_sha256" in run.result:
         out[WEIGHTS] = str(run.result["backbone_sha256"])[:8]
@@ -216,7 +225,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def _renamed(found: list[Variant], labels: Mapping[str, str]) -> list[Variant]:
+def renamed(found: Sequence[Variant], labels: Mapping[str, str]) -> list[Variant]:
+    """Return variants under other labels.
+
+    Raises:
+        ConfigError: a label is not there, or two variants end up alike.
+
+    """
     own = [v.label for v in found]
     for label in labels:
         if label not in own:

@@ -35,6 +35,7 @@ SUITES = {
     "fgvc": "peftbench.tasks.fgvc.FgvcTask",
     "pocket_vision": "peftbench.tasks.pocket.PocketVision",
     "cifar100": "peftbench.tasks.cifar.Cifar100",
+    "pocket_text": "peftbench.tasks.pocket_text.PocketText",
 }
 
 
@@ -60,6 +61,8 @@ def write_run(
     weights="ab" * 32,
     metric="accuracy",
     deviations=(),
+    higher=None,
+    logged=(),
 ):
     """Write one run directory and return it."""
     names = {"method": method, "backbone": backbone, "data": task}
@@ -93,6 +96,8 @@ def write_run(
         "split": "test",
         "ci95": [value - half, value + half],
     }
+    if higher is not None:
+        primary["higher_is_better"] = higher
     rule = "last epoch" if protocol == "honest" else "best epoch on test"
     result = {
         "schema_version": 1,
@@ -107,11 +112,17 @@ def write_run(
         "primary": {**primary, "selection": rule},
         "params": {"trainable": trainable, "head": head, "total": 100_000},
         "artefact_bytes": 1,
-        "cost": {"train_s": train_s, "step_ms_median": 5.0},
-        "environment": {"device": "cpu"},
+        "cost": {"train_s": train_s, "step_ms_median": 5.0, "peak_memory_bytes": 2_000_000_000},
+        "environment": {"device": "cpu", "dtype": "fp32", "platform": "Linux-x"},
         "data_manifest": {"sha256": "0", **({"deviations": deviations} if deviations else {})},
     }
     (folder / "result.json").write_text(json.dumps(result))
+    if logged:
+        lines = [
+            {"step": step, "epoch": 0, "split": split, "name": name, "value": figure, "seconds": 1}
+            for step, split, name, figure in logged
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     return folder
 
 

@@ -57,7 +57,7 @@ def test_no_run_on_the_suite_is_said(capsys, tmp_path):
         (("published", "suite=vtab1k", "figure=x.pdf"), "must end in .png"),
         (("published", "suite=vtab1k", "method=lorra"), "Did you mean"),
         (("paired", "runs=nowhere", "base=lora"), "no folder nowhere"),
-        (("paired", "runs=,", "base=lora"), "name a study's folder"),
+        (("paired", "runs=,", "base=lora"), "name a folder of runs"),
         (("published", "suite=vtab1k", "labels=[1]"), "labels: expected"),
         (("published", "suite=vtab1k", "labels={a"), "labels:"),
     ],

@@ -2,14 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from peftbench.reports.stats import (
     Estimate,
+    bootstrap,
     hierarchical,
     holm,
     mean_of_tasks,
+    mean_ranks,
     over_seeds,
+    resamples,
+    seeds_or_binomial,
     signed_rank,
     t_interval,
 )
@@ -97,3 +102,38 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_every_bootstrap_sample_of_two_values():
+    shares, chances = resamples(2)
+    assert sorted(zip(shares[:, 0], chances, strict=True)) == [(0.0, 0.25), (0.5, 0.5), (1.0, 0.25)]
+    for n in (3, 7, 12):
+        shares, chances = resamples(n)
+        assert chances.sum() == pytest.approx(1) and np.allclose(shares.sum(axis=1), 1)
+
+
+def test_bootstrap_of_few_seeds_gives_their_range_and_of_many_the_normal_interval():
+    found = bootstrap([80.0, 84.0, 82.0], "seeds")
+    assert (found.value, found.low, found.high) == (82.0, 80.0, 84.0)
+    assert (found.n, found.kind) == (3, "bootstrap over 3 seeds")
+    values = [float(i) for i in range(60)]
+    spread = math.sqrt((60**2 - 1) / 12 / 59)  # of a mean of 60, by the corrected variance
+    many = bootstrap(values, "seeds")
+    assert many.high - 29.5 == pytest.approx(2.0 * spread, rel=0.05)
+    assert bootstrap([80.0], "seeds").low is None
+    assert seeds_or_binomial([80.0], (77.0, 82.5)).kind == "binomial, one seed"
+    assert seeds_or_binomial([80.0, 82.0], (77.0, 82.5)).kind == "bootstrap over 2 seeds"
+
+
+def test_ranks_of_methods_that_always_agree():
+    (best, own), (worst, last) = mean_ranks([[[3.0], [5.0, 5.1]], [[1.0], [2.0, 2.2]]])
+    assert (best.value, best.low, best.high, own) == (1.0, 1.0, 1.0, [1.0, 1.0])
+    assert (worst.value, worst.low, worst.high, last) == (2.0, 2.0, 2.0, [2.0, 2.0])
+
+
+def test_ranks_that_depend_on_task_and_seed_have_an_interval():
+    found = mean_ranks([[[1.0, 4.0], [9.0, 9.0]], [[2.0, 3.0], [8.0, 8.0]], [[0.0], [0.0]]])
+    mean, ranks = found[0]
+    assert ranks == [1.5, 1.0]  # equal means share ranks 1 and 2
+    assert mean.value == 1.25 and mean.low == 1.0 and mean.high == 2.0
+    assert found[2][0].low == found[2][0].high == 3.0
