@@ -106,9 +106,10 @@ def _difference(
 ) -> list[str]:
     """Return words for all that ``given`` does not say already; first choices, then settings."""
     inside = {n.path: n for n in nested if "." not in n.path}
-    out: list[str] = []
-    if not isinstance(given, Mapping) or stored.get("_target_") != given.get("_target_"):
+    target = stored.get("_target_")
+    if not isinstance(given, Mapping) or given.get("_target_", target) != target:
         raise UnwritableError(place)
+    out = [f"~{place}.{name}" for name in _gone(stored, given)]
     for key, value in stored.items():
         where = f"{place}.{key}"
         if where in VOLATILE or key == "_target_":
@@ -122,12 +123,11 @@ def _difference(
                 if n.path.startswith(f"{key}.")
             )
             out += _difference(value, given[key], below, where)
-            out += [f"~{where}.{name}" for name in _gone(value, given[key])]
         elif not _same(value, given.get(key, ABSENT)):
             if key in given:
                 out.append(f"{where}={written(value)}")
             else:
-                out += _unsaid(where, value, class_fields(str(stored.get("_target_"))))
+                out += _unsaid(where, value, class_fields(str(target)))
     return out
 
 
@@ -141,7 +141,7 @@ def _unsaid(where: str, value: Any, fields: Mapping[str, Any]) -> list[str]:
 
 def _gone(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Return the names that a plain mapping has too many; an object's new settings are no such."""
-    return [] if "_target_" in given else [name for name in given if name not in stored]
+    return [] if "_target_" in stored else [name for name in given if name not in stored]
 
 
 def _choice(stored: Mapping[str, Any], nested: Nested, where: str) -> list[str]:

@@ -1,10 +1,12 @@
 """``scripts/report.py`` as a user meets it."""
 
+import resource
+import subprocess
 import sys
 
 import pytest
 from PIL import Image
-from stored import script, write_run
+from stored import ROOT, script, write_run
 
 report = script("report")
 
@@ -80,3 +82,71 @@ def test_figures_without_matplotlib_name_the_extra(capsys, monkeypatch):
 def test_help(capsys):
     assert run(capsys, "--help")[0] == 0
     assert run(capsys)[0] == 2
+
+
+def test_summary_is_the_first_form_in_all_formats(capsys, tmp_path):
+    for method, value in (("linear", 0.7), ("lora", 0.8)):
+        write_run(tmp_path / "a" / "s", method, "digits", 0, value)
+    place = f"runs={tmp_path}"
+    code, out, _ = run(capsys, place)
+    assert code == 0 and "lora" in out and "80.0 [78.0, 82.0] (b)" in out and "PSCP" in out
+    assert run(capsys, "summary", place)[1] == out
+    assert "| lora | best | 80.0 [78.0, 82.0] (b) |" in run(capsys, place, "format=markdown")[1]
+    assert r"\toprule" in run(capsys, place, "format=latex")[1]
+    lines = run(capsys, place, "format=csv")[1].splitlines()
+    assert len(lines) == 1 + 2 * 3 and lines[0].startswith("what,data,backbone")
+    assert "linear" not in run(capsys, place, "methods=lora")[1]
+    target = tmp_path / "report.html"
+    code, _, err = run(capsys, place, f"html={target}")
+    assert code == 0 and str(target) in err and target.read_text().startswith("<!doctype html>")
+
+
+def test_the_page_needs_neither_matplotlib_nor_torch(tmp_path):
+    """Reports start without them: a second, and no heavy import, whatever is installed."""
+    write_run(tmp_path / "s", "lora")
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['report.py', 'runs={tmp_path}', 'html={tmp_path}/r.html']\n"
+        "try:\n"
+        f"    runpy.run_path('{ROOT}/scripts/report.py', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "heavy = {'matplotlib', 'torch', 'transformers', 'wandb', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.html").is_file()
+
+
+@pytest.mark.long
+def test_ten_thousand_runs_in_under_ten_seconds(tmp_path):
+    """Time of this process, so that neighbours on the machine do not count."""
+    runs, tasks = 0, ["digits", "mnist5k", "emoji", "fashion_mnist", "cifar10_photos"]
+    for method in range(100):
+        for task in tasks:
+            for seed in range(20):
+                write_run(
+                    tmp_path / "outputs" / f"s{method % 10}",
+                    ("lora", "ssf", "gist", "ia3")[method % 4],
+                    task,
+                    seed,
+                    0.5 + ((method * 7 + seed * 3) % 40) / 100,
+                    settings={"size": method},
+                    trainable=1000 + method,
+                    logged=[(s, "val", "accuracy", s / 100) for s in range(10)],
+                )
+                runs += 1
+    assert runs == 10_000
+    words = [f"runs={tmp_path}/outputs", f"html={tmp_path}/r.html"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, str(ROOT / "scripts" / "report.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    size = (tmp_path / "r.html").stat().st_size
+    print(f"{spent:.1f} s, page of {size / 1e6:.1f} MB")
+    assert spent < 10 and size < 20e6
