@@ -4,6 +4,8 @@ python scripts/bench_step.py                                  ViT-S/16 and LLaMA
 python scripts/bench_step.py --models vit_s --methods lora,ia3 --rounds 30 --json out.json
 python scripts/bench_step.py --models minilm --methods sift,full --no-peers
                                                               SIFT against full fine-tuning
+python scripts/bench_step.py --models smollm2 --methods linear --no-peers
+                                                              LoRA of two contexts against one
 python scripts/bench_step.py --device cuda                    ViT-B/16 and a 1B LLaMA, bf16,
                                                               eager and compiled
 python scripts/bench_step.py --linear-probe                   cost of later epochs of a linear probe
@@ -46,7 +48,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--models", help="vit_s,llama (cpu); vit_b,llama_1b (cuda); minilm")
+    parser.add_argument(
+        "--models", help="vit_s,llama (cpu); vit_b,llama_1b (cuda); minilm; smollm2"
+    )
     parser.add_argument("--methods", help="names of configs/method, default all")
     parser.add_argument("--configs", type=Path, default=ROOT / "configs" / "method")
     parser.add_argument("--rounds", type=int, default=10)

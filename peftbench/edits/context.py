@@ -23,6 +23,8 @@ from .linear import AddedBias, InputScale, LinearEdit, LowRank, OutputScale, add
 from .router import Route, Router
 from .sites import Handles, cast, wrap_forward
 
+RANKS = 64  # of all copies together, from which a product per run of tokens beats one with a mask
+
 
 class ContextBank(Bank):
     """y' = f_k(x, y) with the copy k of each token's context; several at once where they overlap.
@@ -100,11 +102,16 @@ class ContextBank(Bank):
             return self.joint(self.each, x, forward(x), route)
         copies: list[Any] = self.each
         sites = first.sites
-        return fused.FusedLowRank.apply(
+        wide = len(copies) * first.rank >= RANKS
+        runs = route.runs() if wide else None
+        node, choice = (
+            (fused.FusedLowRank, route.mask(x.dtype)) if runs is None else (fused.FusedRuns, runs)
+        )
+        return node.apply(
             x,
             self.module.weight,
             self.module.bias,
-            route.mask(x.dtype),
+            choice,
             first.scale,
             tuple(s.rows for s in sites),
             *(c.a[s.role] for s in sites for c in copies),

@@ -68,10 +68,7 @@ class FusedLowRank(torch.autograd.Function):
         y = F.linear(x, weight_OI, bias_O)
         y_NO, h_RN = y.flatten(0, -2), _joined(factors[:half]) @ x_NI.t()
         _choose(h_RN, mask_KN, len(rows))
-        parts = h_RN.chunk(len(rows))
-        for (start, stop), b_OR, part_RN in zip(rows, _by_role(factors, rows), parts, strict=True):
-            y_part = y_NO[:, start:stop]  # out= in place of addmm_, which torch's counter misses
-            torch.addmm(y_part, part_RN.t(), b_OR.t(), alpha=scale, out=y_part)
+        add_update(y_NO, h_RN, rows, _by_role(factors, rows), scale)
         ctx.save_for_backward(x_NI, h_RN, weight_OI, mask_KN, *factors)
         ctx.scale, ctx.rows, ctx.shape = scale, rows, x.shape
         return y
@@ -83,22 +80,120 @@ class FusedLowRank(torch.autograd.Function):
         x_NI, h_RN, weight_OI, mask_KN, *factors = ctx.saved_tensors
         half, copies = len(factors) // 2, len(factors) // 2 // len(ctx.rows)
         grad_NO = grad.flatten(0, -2)
-        parts = h_RN.chunk(len(ctx.rows))
-        hidden, products = [], []
-        for (start, stop), b_OR, part_RN in zip(
-            ctx.rows, _by_role(factors, ctx.rows), parts, strict=True
-        ):
-            g_NO = grad_NO[:, start:stop]
-            hidden.append((ctx.scale * b_OR).t() @ g_NO.t())
-            products += [p.t() for p in (ctx.scale * (part_RN @ g_NO)).chunk(copies)]
-        dh_RN = _joined(hidden)
+        joined = _by_role(factors, ctx.rows)
+        dh_RN, products = gradients(grad_NO, h_RN, ctx.rows, joined, ctx.scale)
         _choose(dh_RN, mask_KN, len(ctx.rows))
         dx = None
         if ctx.needs_input_grad[0]:
             dx_NI = grad_NO @ weight_OI
             dx = torch.addmm(dx_NI, dh_RN.t(), _joined(factors[:half]), out=dx_NI).view(ctx.shape)
         da = (dh_RN @ x_NI).chunk(half)
-        return dx, None, None, None, None, None, *da, *products
+        db = [part.t() for product in products for part in product.chunk(copies)]
+        return dx, None, None, None, None, None, *da, *db
+
+
+class FusedRuns(torch.autograd.Function):
+    """y = W x + b, and y += s B_k A_k x with the one copy k of each run of rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        runs: Sequence[tuple[int, int, int]],
+        scale: float,
+        rows: Rows,
+        *factors: Tensor,
+    ) -> Tensor:
+        """Return the updated output.
+
+        Args:
+            ctx: autograd's.
+            x: (..., I).
+            weight_OI: of the frozen layer.
+            bias_O: of the frozen layer.
+            runs: (start, stop, k) of rows on which copy k acts; other rows stay as they are.
+            scale: s.
+            rows: output rows of every role.
+            *factors: as for :class:`FusedLowRank`.
+
+        """
+        x_NI = x.flatten(0, -2)
+        y = F.linear(x, weight_OI, bias_O)
+        y_NO, copies = y.flatten(0, -2), len(factors) // 2 // len(rows)
+        hidden = []
+        for start, stop, k in runs:
+            a_RI, b = _of_copy(factors, len(rows), copies, k)
+            hidden.append(a_RI @ x_NI[start:stop].t())
+            add_update(y_NO[start:stop], hidden[-1], rows, b, scale)
+        ctx.save_for_backward(x_NI, weight_OI, *hidden, *factors)
+        ctx.scale, ctx.rows, ctx.shape, ctx.runs = scale, rows, x.shape, runs
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, every A and every B."""
+        x_NI, weight_OI, *rest = ctx.saved_tensors
+        hidden, factors = rest[: len(ctx.runs)], rest[len(ctx.runs) :]
+        half, roles = len(factors) // 2, len(ctx.rows)
+        copies = half // roles
+        grad_NO = grad.flatten(0, -2)
+        dx_NI = grad_NO @ weight_OI if ctx.needs_input_grad[0] else None
+        found: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        for (start, stop, k), h_RN in zip(ctx.runs, hidden, strict=True):
+            a_RI, b = _of_copy(factors, roles, copies, k)
+            dh_RN, products = gradients(grad_NO[start:stop], h_RN, ctx.rows, b, ctx.scale)
+            if dx_NI is not None:
+                dx_part = dx_NI[start:stop]
+                torch.addmm(dx_part, dh_RN.t(), a_RI, out=dx_part)
+            da_RI = dh_RN @ x_NI[start:stop]
+            if k in found:
+                found[k][0].add_(da_RI)
+                for total, product in zip(found[k][1], products, strict=True):
+                    total.add_(product)
+            else:
+                found[k] = (da_RI, products)
+        da, db = [torch.zeros_like(f) for f in factors[:half]], list(factors[half:])
+        for at in range(half):
+            role, k = divmod(at, copies)
+            if k in found:
+                da[at] = found[k][0].chunk(roles)[role]
+                db[at] = found[k][1][role].t()
+            else:
+                db[at] = torch.zeros_like(db[at])
+        dx = None if dx_NI is None else dx_NI.view(ctx.shape)
+        return dx, None, None, None, None, None, *da, *db
+
+
+def add_update(
+    y_NO: Tensor, h_RN: Tensor, rows: Rows, factors: Sequence[Tensor], scale: float
+) -> None:
+    """Add ``scale h^T B^T`` to the rows of every role, in place."""
+    for (start, stop), b_OR, part_RN in zip(rows, factors, h_RN.chunk(len(rows)), strict=True):
+        y_part = y_NO[:, start:stop]  # out= in place of addmm_, which torch's counter misses
+        torch.addmm(y_part, part_RN.t(), b_OR.t(), alpha=scale, out=y_part)
+
+
+def gradients(
+    grad_NO: Tensor, h_RN: Tensor, rows: Rows, factors: Sequence[Tensor], scale: float
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradient of h, (R, N), and that of every role's B, transposed."""
+    hidden, products = [], []
+    for (start, stop), b_OR, part_RN in zip(rows, factors, h_RN.chunk(len(rows)), strict=True):
+        g_NO = grad_NO[:, start:stop]
+        hidden.append((scale * b_OR).t() @ g_NO.t())
+        products.append(scale * (part_RN @ g_NO))
+    return _joined(hidden), products
+
+
+def _of_copy(
+    factors: Sequence[Tensor], roles: int, copies: int, k: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Return A of all roles, stacked, and B of every role, of one copy."""
+    half = roles * copies
+    return _joined(factors[k:half:copies]), list(factors[half + k :: copies])
 
 
 def _joined(matrices: Sequence[Tensor], dim: int = 0) -> Tensor:

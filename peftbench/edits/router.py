@@ -18,6 +18,7 @@ from .sites import Handles, SequenceSite
 from .token import Tokens
 
 NONE = -1  # context number of a token that no copy acts on
+RUN = 24  # rows that a run has on average before a product of its own pays off
 
 
 class Route:
@@ -32,6 +33,7 @@ class Route:
     def __init__(self, member_KN: Tensor, exclusive: bool) -> None:
         self.member_KN, self.exclusive = member_KN, exclusive
         self._masks: dict[torch.dtype, Tensor] = {}
+        self._runs: list[tuple[int, int, int]] | None = None
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return zeros and ones, (K, N)."""
@@ -40,6 +42,28 @@ class Route:
         if dtype not in self._masks:
             self._masks[dtype] = self.member_KN.to(dtype)
         return self._masks[dtype]
+
+    def runs(self) -> list[tuple[int, int, int]] | None:
+        """Return runs (start, stop, copy) of rows that one copy acts on.
+
+        None where they would not pay off: on a GPU, where lengths would have to be waited for, where
+        copies overlap, and where runs are short.
+        """
+        if not self.exclusive or self.member_KN.device.type != "cpu":
+            return None
+        if self._runs is None:
+            self._runs = _runs(self.member_KN)
+        kept, rows = self._runs, self.member_KN.shape[1]
+        return kept if len(kept) * RUN <= rows else None
+
+
+def _runs(member_KN: Tensor) -> list[tuple[int, int, int]]:
+    number_N = torch.where(member_KN.any(0), member_KN.int().argmax(0), NONE)
+    edges = (number_N[1:] != number_N[:-1]).nonzero().flatten() + 1
+    starts = [0, *edges.tolist()]
+    stops = [*starts[1:], len(number_N)]
+    numbers = number_N[starts].tolist()
+    return [r for r in zip(starts, stops, numbers, strict=True) if r[2] != NONE]
 
 
 class Router(Edit):

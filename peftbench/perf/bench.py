@@ -76,6 +76,7 @@ class Clock:
 
     def __post_init__(self) -> None:
         self.inputs, self.labels = self.subject.inputs(self.device, self.dtype)
+        self.context = self.subject.context(self.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a forward pass."""
@@ -92,7 +93,7 @@ class Clock:
     def forward(self, row: Row) -> Tensor:
         """Return the loss of a row."""
         with self.autocast():
-            return row.losses(self.inputs, self.labels)
+            return row.losses(self.inputs, self.labels, self.context)
 
     def one_pass(self, row: Row) -> None:
         """Run forward, and backward where the row trains."""

@@ -149,7 +149,8 @@ def judge(subject: Subject, lines: Sequence[Line]) -> list[dict[str, Any]]:
     by_name, found = {line.name: line for line in lines}, []
     for line in lines:
         if line.to_peer is not None and line.peer is not None:
-            bound = SPARSE_BOUND if line.peer == WHOLE else subject.peer_bound
+            own = [c.bound for c in subject.contrasts if c.name == line.name]
+            bound = SPARSE_BOUND if line.peer == WHOLE else [*own, subject.peer_bound][0]
             found.append(
                 {
                     "target": f"{line.name} / {line.peer}",

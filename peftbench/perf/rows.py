@@ -115,18 +115,25 @@ class Row:
         if not isinstance(self.model, Peer):
             weight = next(self.model.base.parameters())
             inputs, labels = subject.inputs(weight.device, weight.dtype)
+            context = subject.context(weight.device)
 
             def run(batch: int, part: int) -> None:
                 low = weight.dtype if weight.dtype != torch.float32 else None
                 with torch.autocast(weight.device.type, low, enabled=low is not None):
-                    loss = self.losses(inputs, labels)
+                    loss = self.losses(inputs, labels, context)
                 loss.backward()
 
             self.model.prepare(Passes(run))
 
-    def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def losses(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        context: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return the mean loss of a batch, terms of the method added up."""
-        output = self.model(inputs)
+        ours = not isinstance(self.model, Peer)
+        output = self.model(inputs, context) if ours and context else self.model(inputs)
 
         def criterion(logits: Tensor) -> Tensor:
             flat = logits.flatten(0, -2).float()
@@ -220,6 +227,9 @@ def make_rows(
         if peer:
             own = Backbone(backbone.name, twin(backbone.model), backbone.source)
             yield Row(peer, Peer(own, pair, subject.classes).to(device).train())
+    for contrast in subject.contrasts:
+        yield adapt(contrast.other, build(contrast.reference))
+        yield adapt(contrast.name, build(contrast.method), peer=contrast.other)
     for name, settings in methods.items():
         method = build(settings)
         try:

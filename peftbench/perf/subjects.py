@@ -42,6 +42,26 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Two of our methods on one network, of which one should cost hardly more than the other.
+
+    Attributes:
+        name: of the row.
+        method: its settings.
+        other: name of the row it is compared with.
+        reference: settings of that.
+        bound: largest allowed ratio of the steps.
+
+    """
+
+    name: str
+    method: Mapping[str, Any]
+    other: str
+    reference: Mapping[str, Any]
+    bound: float
+
+
+@dataclass(frozen=True)
 class Subject:
     """One network with a fixed batch.
 
@@ -56,6 +76,8 @@ class Subject:
         classes: C of a classifier head; None trains the language-model loss.
         pairs: what is compared with a peer.
         peer_bound: largest allowed ratio of our step to the peer's.
+        contexts: (context, tokens) of each part of a sequence, for methods that tell them apart.
+        contrasts: what is compared with another method of ours.
 
     """
 
@@ -69,6 +91,15 @@ class Subject:
     classes: int | None = None
     pairs: tuple[Pair, ...] = field(default=())
     peer_bound: float = 1.0
+    contexts: tuple[tuple[int, int], ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+
+    def context(self, device: torch.device) -> dict[str, Tensor] | None:
+        """Return the context number of every token, (B, T); None where all are alike."""
+        if not self.contexts:
+            return None
+        ids = [number for number, count in self.contexts for _ in range(count)]
+        return {"context": torch.tensor(ids, device=device).expand(self.batch, -1).contiguous()}
 
     def inputs(self, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
         """Return a random batch and its labels: (B,) classes, or (B, T) next tokens."""
@@ -175,6 +206,17 @@ LLAMA_PAIRS = (
     ),
 )
 
+PAPER_LAYOUT = ((0, 1), (1, 64), (0, 63))  # start, image, text: arXiv 2312.08900
+CONTEXT_LORA = {
+    "_target_": "peftbench.methods.context.Context",
+    "inner": {"_target_": "peftbench.methods.lora.Lora", "rank": 8},
+}
+CONTEXTS = (
+    Contrast(
+        "lora of two contexts", CONTEXT_LORA, "lora of one", {**_lora("all"), "alpha": 8.0}, 1.05
+    ),
+)
+
 SUBJECTS: dict[str, Subject] = {
     s.name: s
     for s in (
@@ -197,6 +239,17 @@ SUBJECTS: dict[str, Subject] = {
             tokens=64,
             vocabulary=4096,
             pairs=LLAMA_PAIRS,
+        ),
+        Subject(
+            "smollm2",
+            "LLaMA of 30 layers x 576 (SmolLM2-135M's shape, vocabulary 49152), batch 2 x 128 "
+            "tokens (1 of text, 64 of image, 63 of text), language-model loss",
+            llama(576, 30, 9, 3, 1536, 49152),
+            batch=2,
+            tokens=128,
+            vocabulary=49152,
+            contexts=PAPER_LAYOUT,
+            contrasts=CONTEXTS,
         ),
         Subject(
             "minilm",
@@ -253,6 +306,16 @@ SUBJECTS: dict[str, Subject] = {
             tokens=16,
             vocabulary=64,
             pairs=LLAMA_PAIRS,
+        ),
+        Subject(
+            "contexts_tiny",
+            "random LLaMA of 2 layers x 64 with two contexts, for tests",
+            llama(64, 2, 4, 2, 128, 64),
+            batch=2,
+            tokens=128,
+            vocabulary=64,
+            contexts=PAPER_LAYOUT,
+            contrasts=CONTEXTS,
         ),
     )
 }
