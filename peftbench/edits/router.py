@@ -18,7 +18,7 @@ from .sites import Handles, SequenceSite
 from .token import Tokens
 
 NONE = -1  # context number of a token that no copy acts on
-RUN = 24  # rows that a run has on average before a product of its own pays off
+RUN = 32  # rows that a run has on average before a product of its own pays off
 
 
 class Route:
@@ -46,8 +46,8 @@ class Route:
     def runs(self) -> list[tuple[int, int, int]] | None:
         """Return runs (start, stop, copy) of rows that one copy acts on.
 
-        None where they would not pay off: on a GPU, where lengths would have to be waited for, where
-        copies overlap, and where runs are short.
+        None where they would not pay off: on a GPU, where lengths would have to be waited for,
+        where copies overlap, and where runs are short.
         """
         if not self.exclusive or self.member_KN.device.type != "cpu":
             return None

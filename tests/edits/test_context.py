@@ -289,7 +289,7 @@ def test_without_numbers_all_is_written():
 
 
 def test_tokens_behind_the_given_ones_and_rows_of_beams():
-    net, bank, delta = make(AddedBias)
+    _, bank, delta = make(AddedBias)
     router, (x, ids) = bank.router, (inputs(2 * B), numbers())
     delta.context["context"] = ids[:, :4]
     full = torch.cat([ids[:, :4], torch.zeros(B, 3, dtype=torch.long)], 1)
@@ -367,7 +367,7 @@ def test_wrong_numbers_are_named(wrong, words):
 
 
 def test_learned_tokens_in_the_sequence_are_refused_where_numbers_are_given():
-    net, bank, delta = make(AddedBias)
+    _, bank, delta = make(AddedBias)
     delta.detach()
     site = bank.router.site
     both = Delta([bank.router, bank, Tokens("soft", site, 2, start=0.5)]).attach()
