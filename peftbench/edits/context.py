@@ -23,6 +23,22 @@ from .linear import AddedBias, InputScale, LinearEdit, LowRank, OutputScale, add
 from .router import Route, Router
 from .sites import Handles, cast, wrap_forward
 
+
+class Idle(torch.autograd.Function):
+    """A tensor as it is, with zero gradients for numbers that had no part in it."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, *numbers: Tensor) -> Tensor:
+        """Return ``y``."""
+        ctx.save_for_backward(*numbers)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """Pass the gradient on."""
+        return grad, *(torch.zeros_like(n) for n in ctx.saved_tensors)
+
+
 RANKS = 64  # of all copies together, from which a product per run of tokens beats one with a mask
 
 
@@ -54,7 +70,8 @@ class ContextBank(Bank):
 
     def install(self, delta: Delta, handles: Handles) -> None:
         """Stand in for the layer's forward where nothing edits it yet; else hook it."""
-        handles.add(self._forget)
+        self.router.ends.append(self._forget)
+        handles.add(lambda: self.router.ends.remove(self._forget))
         if fused.free(self.module):
             handles.add(wrap_forward(self.module, self.around))
         elif self.before is not None:
@@ -71,7 +88,8 @@ class ContextBank(Bank):
             return args
         assert self.before is not None
         if isinstance(route, str):
-            return (self.copies[route].around(lambda scaled: scaled, x), *args[1:])  # type: ignore[operator]
+            scaled = self.copies[route].around(lambda inputs: inputs, x)  # type: ignore[operator]
+            return (self._idle(route, scaled), *args[1:])
         return (self.before(self.each, x, route), *args[1:])
 
     def _leave(self, _: nn.Module, args: tuple, y: Tensor) -> Tensor:
@@ -82,8 +100,15 @@ class ContextBank(Bank):
         if route is None:
             return y
         if isinstance(route, str):
-            return self.copies[route].change(x, y)  # type: ignore[operator]
+            return self._idle(route, self.copies[route].change(x, y))  # type: ignore[operator]
         return self.joint(self.each, x, y, route)
+
+    def _idle(self, name: str, y: Tensor) -> Tensor:
+        """Return ``y``, and give the numbers of all copies but one a gradient: zero."""
+        if len(self.copies) == 1 or not (self.training and torch.is_grad_enabled()):
+            return y
+        others = [p for n, c in self.copies.items() if n != name for p in c.parameters()]
+        return Idle.apply(y, *others)
 
     def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return the layer's new output from its input and the frozen layer's ``forward``."""
@@ -93,7 +118,7 @@ class ContextBank(Bank):
         if route is None:
             return forward(x)
         if isinstance(route, str):
-            return self.copies[route].around(forward, x)  # type: ignore[operator]
+            return self._idle(route, self.copies[route].around(forward, x))  # type: ignore[operator]
         if self.before is not None:
             return forward(self.before(self.each, x, route))
         first: Any = self.each[0]

@@ -6,7 +6,7 @@ K copies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,7 @@ class Router(Edit):
         self.written, self.given, self.merge = written, given, merge
         self.held = 0
         self.merging = 0  # grows whenever a new spell of writing begins; 0 while there is none
+        self.ends: list[Callable[[], None]] = []  # called when a spell of writing ends
         self._spells = 0
         self._context: dict[str, Tensor] = {}
         self._mixed = False
@@ -123,8 +124,15 @@ class Router(Edit):
 
     def reset(self) -> None:
         """Forget everything about the last forward pass."""
-        self.held = self.merging = 0
+        self.held = 0
+        self._stop()
         self._begin()
+
+    def _stop(self) -> None:
+        if self.merging:
+            self.merging = 0
+            for end in self.ends:
+                end()
 
     def _begin(self) -> None:
         self._seen = None
@@ -136,7 +144,7 @@ class Router(Edit):
         writes = held > 0 and (ids is None or held >= ids.shape[1])
         able = self.merge and not self.training and not torch.is_grad_enabled()
         if not (writes and able) or torch.compiler.is_compiling():
-            self.merging = 0
+            self._stop()
         elif not self.merging:
             self._spells += 1
             self.merging = self._spells

@@ -410,15 +410,27 @@ def test_checkpointing_sees_the_same_contexts(inner):
 
 
 @pytest.mark.parametrize("inner", INNER)
-def test_one_compiled_graph_with_contexts(inner):
-    torch.compiler.reset()
+def test_without_numbers_only_text_learns_and_nothing_lacks_a_gradient(inner):
     with adapted(method(inner)) as model:
         ready(model).train()
-        eager = gradients(model, layout())
+        model(inputs()).logits.square().mean().backward()
+        assert all(p.grad is not None for p in model.trainable().values())
+        assert all(float(p.grad.abs().max()) == 0 for p in set_of(model, "image").values())
+        assert any(float(p.grad.abs().max()) > 0 for p in set_of(model, "text").values())
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("inner", INNER)
+def test_one_compiled_graph_with_contexts(inner, given):
+    torch.compiler.reset()
+    context = layout() if given else None
+    with adapted(method(inner)) as model:
+        ready(model).train()
+        eager = gradients(model, context)
         runner = torch.compile(model, fullgraph=True, backend="aot_eager")
         for p in model.trainable().values():
             p.grad = None
-        runner(inputs(), layout()).logits.square().mean().backward()
+        runner(inputs(), context).logits.square().mean().backward()
         for name, p in model.trainable().items():
             close(p.grad, eager[name], 1e-9)
     torch.compiler.reset()
