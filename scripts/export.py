@@ -7,6 +7,8 @@ run    a run folder or an adapter folder
 to     merged: every edit goes into a copy of the base's weights, the classifier head included;
        timm or transformers loads the folder by itself;
        peft: a Hugging Face PEFT adapter: LoRA, DoRA or IA3
+context
+       (method=context) whose numbers; afterwards they stand at every token: text is what is written
 out    a folder that is not there yet; it appears only when everything succeeded
 bound  (to=merged) largest difference of logits in parts of their scale; by default 1e-5, and 1e-2
        for a base in a 16-bit format
@@ -32,6 +34,7 @@ class Export:
     to: Literal["merged", "peft"]
     out: str
     bound: float | None = None
+    context: str | None = None
 
     def __post_init__(self) -> None:
         if self.bound is not None and (self.to == "peft" or not self.bound > 0):
@@ -55,13 +58,14 @@ def main(given: Sequence[str] | None = None) -> int:
 def export(settings: Export) -> None:
     """Load the adapter, write it in the wanted form and say how far the two differ."""
     from peftbench.interop import merge, write_merged, write_peft
+    from peftbench.interop.contexts import one_context
     from peftbench.interop.folder import require_new
     from peftbench.train.artefact import describe, load_adapter
 
     out = Path(settings.out)
     require_new(out)
     folder, description = describe(settings.run)
-    model = load_adapter(folder)
+    model = one_context(load_adapter(folder), settings.context)
     if settings.to == "merged":
         merged = merge(model, bound=settings.bound)
         write_merged(merged, model.backbone, description, out)
