@@ -4,6 +4,7 @@ As a library::
 
     model = peftbench.attach(method, network, classes=10)  # any timm ViT, BERT, T5, LLaMA
     model = peftbench.load("outputs/<study>/<run id>")     # a trained adapter, base included
+    model = peftbench.load("owner/name")                   # the same from the hub
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ def attach(
 
 
 def load(path: str | Path, model: nn.Module | Backbone | None = None) -> Adapted:
-    """Load a trained adapter from a run or adapter folder, with its base network.
+    """Load a trained adapter, with its base network.
 
     Args:
-        path: the folder.
+        path: a run or adapter folder, or on the hub ``owner/name`` or ``owner/name@revision``
+            (``hub:owner/name`` where a folder has that name too).
         model: the base network, if it is loaded already; checked by hash.
 
     """

@@ -50,6 +50,10 @@ class RunLockedError(PeftbenchError):
     """Another process is working on this run."""
 
 
+class PublishError(PeftbenchError):
+    """A hub did not take an adapter."""
+
+
 class TrackerError(PeftbenchError):
     """A tracker did not take a run."""
 

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import CorruptAssetError
+from .errors import CorruptAssetError, MissingAssetError
 from .files import sha256_file
 
 REACH_SECONDS = 10.0
 Kind = Literal["model", "dataset"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PREFIX = "hub:"
 
 
 def offline() -> bool:
@@ -61,6 +62,35 @@ def refusal(name: str, filename: str, revision: str | None = None) -> str | None
     except client_errors() as error:
         return reason(error)
     return None
+
+
+def named(text: str) -> tuple[str, str | None] | None:
+    """Read ``owner/name``, also ``hub:owner/name`` and ``owner/name@revision``; else None."""
+    name, _, revision = text.removeprefix(PREFIX).partition("@")
+    return (name, revision or None) if HUB_ID.fullmatch(name) else None
+
+
+def download(name: str, filename: str, revision: str | None = None) -> Path:
+    """Return a file of a model repository, fetched or from the cache, and whole.
+
+    Raises:
+        MissingAssetError: it cannot be had; says why.
+        CorruptAssetError: the stored file is damaged.
+
+    """
+    from huggingface_hub import hf_hub_download
+
+    what = f"{filename} of the hub's {name}" + (f" at {revision}" if revision else "")
+    away = None if cached("model", name, filename, revision) else out_of_reach()
+    if away is not None:
+        raise MissingAssetError(f"{what}: {away}")
+    try:
+        with quiet():
+            path = Path(hf_hub_download(name, filename, revision=revision))
+    except client_errors() as error:
+        raise MissingAssetError(f"{what}: {reason(error)}") from error
+    check_whole(path, what)
+    return path
 
 
 def client_errors() -> tuple[type[Exception], ...]:

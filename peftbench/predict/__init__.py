@@ -1,6 +1,6 @@
 """The command that asks a trained adapter: labels of pictures and texts, answers in words."""
 
-from .command import find_device, main
+from .command import Predict, find_device, main, predict
 from .pictures import BATCH, natural
 
-__all__ = ["BATCH", "find_device", "main", "natural"]
+__all__ = ["BATCH", "Predict", "find_device", "main", "natural", "predict"]

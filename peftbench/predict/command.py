@@ -6,7 +6,7 @@ python -m peftbench.predict adapter=<run dir> fields.premise="..." fields.hypoth
 python -m peftbench.predict adapter=<run dir> instruction="..." context="..."
 python -m peftbench.predict adapter=<run dir> input=<texts.txt or samples.jsonl>
 
-adapter  a run folder or an adapter folder
+adapter  a run folder, an adapter folder, or owner/name on the hub (owner/name@revision)
 input    a picture, or a folder: the pictures in it and its subfolders, in natural order; files with
          other suffixes and hidden ones are passed over. Texts: .txt, one per line (blank lines are
          passed over); .jsonl, one object per line with the task's fields
@@ -37,7 +37,7 @@ from typing import Any, Literal
 
 import torch
 
-from .. import arguments
+from .. import arguments, hub
 from ..errors import ArtefactError, ConfigError, PeftbenchError, nearest
 from ..spec import build
 from ..train.artefact import describe, load_adapter, text_use
@@ -193,7 +193,7 @@ def find_adapter(adapter: str) -> tuple[Path, dict[str, Any]]:
 
     """
     folder = Path(adapter)
-    if not folder.is_dir():
+    if not folder.is_dir() and hub.named(adapter) is None:
         beside = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         close = nearest(folder.name, beside)
         hint = f" Did you mean '{folder.parent / close}'?" if close else ""

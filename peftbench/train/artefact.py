@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .. import hub
 from ..backbones.backbone import Backbone
 from ..errors import ArtefactError, ConfigError, IncompatibleError
 from ..files import ADAPTER_DESCRIPTION as DESCRIPTION
@@ -65,25 +66,66 @@ def save_adapter(
 
 
 def describe(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Return the adapter folder and its description for a run or adapter folder.
+    """Return the adapter folder and its description; one from the hub is fetched.
+
+    Args:
+        path: a run folder, an adapter folder, or on the hub ``owner/name``, with ``@revision`` or
+            not; ``hub:owner/name`` where a folder has that name too.
 
     Raises:
         ArtefactError: there is no adapter, or it was written by a newer version.
+        MissingAssetError: the hub does not give it.
 
     """
     folder = Path(path)
+    on_hub = hub.named(str(path))
+    if on_hub is not None and (str(path).startswith(hub.PREFIX) or not folder.exists()):
+        return _from_hub(*on_hub)
     for place in (folder / "adapter", folder):
         if (place / DESCRIPTION).is_file():
-            try:
-                description = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise ArtefactError(f"{place / DESCRIPTION} is not JSON ({error})") from error
-            _check_description(place / DESCRIPTION, description)
-            return place, description
+            return place, _description(place)
     raise ArtefactError(
         f"{folder} holds no adapter: expected {DESCRIPTION} and {TENSORS} there or in its "
         "subfolder 'adapter'"
     )
+
+
+def _description(place: Path) -> dict[str, Any]:
+    """Read the description; folders of sources that lie within ``place`` get their full paths."""
+    try:
+        description = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtefactError(f"{place / DESCRIPTION} is not JSON ({error})") from error
+    _check_description(place / DESCRIPTION, description)
+    for source in sources_of(description["method"]):
+        source["folder"] = str((place / source["folder"]).absolute())
+    return dict(description)
+
+
+def sources_of(method: Any) -> Iterator[dict[str, Any]]:
+    """Yield the trained sources (``folder`` and ``sha256``) that a method's description names."""
+    if not isinstance(method, Mapping):
+        return
+    for name, value in method.items():
+        if name == "library" and isinstance(value, Mapping):
+            known = (s for s in value.values() if isinstance(s, dict) and {"folder"} <= s.keys())
+            yield from known
+        else:
+            yield from sources_of(value)
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
+    """Fetch the files of an adapter, all of one commit; nothing else of the repository is read."""
+    folder = hub.download(name, DESCRIPTION, revision).parent
+    hub.download(name, TENSORS, folder.name)
+    description = _description(folder)
+    for source in sources_of(description["method"]):
+        place = Path(source["folder"])
+        if not place.is_relative_to(folder.absolute()) or ".." in place.parts:
+            raise ArtefactError(f"{name}: a source lies outside the repository ({place})")
+        for file in (DESCRIPTION, TENSORS):
+            hub.download(name, str(place.relative_to(folder.absolute()) / file), folder.name)
+    return folder, description
 
 
 def _check_description(path: Path, description: Any) -> None:
@@ -132,7 +174,7 @@ def load_adapter(path: str | Path, backbone: Backbone | nn.Module | None = None)
     """Load base and adapter; the result predicts as it did when it was stored.
 
     Args:
-        path: a run folder or an adapter folder.
+        path: a run folder, an adapter folder, or ``owner/name`` on the hub; see :func:`describe`.
         backbone: a loaded network to use; None loads the one that the adapter names.
 
     Raises:

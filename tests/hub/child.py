@@ -97,6 +97,20 @@ def text(kind: str, **settings: object) -> dict:
     }
 
 
+def adapter(name: str, run: str) -> dict:
+    from pathlib import Path
+
+    import torch
+    from safetensors.torch import load_file
+
+    import peftbench
+
+    model = peftbench.load(name)
+    with torch.no_grad():
+        found = model(load_file(Path(run) / "inputs.safetensors")).logits
+    return {"same": torch.equal(found, load_file(Path(run) / "wanted.safetensors")["logits"])}
+
+
 def main() -> None:
     out, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""A small hub on loopback: the part of the hub's HTTP interface that downloads use.
+"""A small hub on loopback: the part of the hub's HTTP interface that downloads and commits use.
 
 Written from the requests of the unmodified clients (huggingface_hub, timm, transformers, datasets).
 Repositories are kept in memory, commit by commit. Files that the hub keeps in large-file storage
@@ -7,6 +7,7 @@ Repositories are kept in memory, commit by commit. Files that the hub keeps in l
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -18,12 +19,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+TOKEN = "hf_loopback"
 Kind = Literal["models", "datasets"]
 Fault = Literal["error", "down", "gated", "hidden", "torn", "short", "garbage"]
 LARGE = (".safetensors", ".bin", ".parquet", ".zip", ".tar.gz")
 API = re.compile(
     r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(.*))?"
 )
+COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -109,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        form = parse_qs(self.rfile.read(length).decode()) if length else {}
+        body = self.rfile.read(length) if length else b""
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         fault = self.hub.fault(path)
@@ -119,12 +122,53 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, "GatedRepo" if fault == "gated" else "RepoNotFound")
         elif path.startswith("/stored/"):
             self.stored(path.removeprefix("/stored/"), fault)
+        elif path in ("/api/repos/create", "/api/validate-yaml"):
+            self.wish(path, json.loads(body))
+        elif found := COMMIT.fullmatch(path):
+            self.commit_files(found[1], found[2], body)
         elif found := API.fullmatch(path):
+            form = parse_qs(body.decode())
             self.api(found[1], found[2], found[3], found[4], (found[5] or "").strip("/"), form)
         elif found := FILE.fullmatch(path):
             self.file("datasets" if found[1] else "models", found[2], found[3], found[4], fault)
         else:
             self.send(404, b"{}")
+
+    def wish(self, path: str, asked: dict) -> None:
+        """Make a repository, or find a card's front matter to be in order."""
+        if path.endswith("validate-yaml"):
+            self.send_json({"warnings": [], "errors": []})
+            return
+        name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        if not self.allowed():
+            return
+        self.hub.repositories.setdefault(("models", name), Repository())
+        self.send_json({"url": f"{self.hub.url}/{name}"})
+
+    def allowed(self) -> bool:
+        """Tell whether the request brings the token; refuse it if not."""
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+            return True
+        self.refuse(401, "Unauthorized")
+        return False
+
+    def commit_files(self, name: str, verb: str, body: bytes) -> None:
+        """Say that files come within the commit, or take a commit of whole files."""
+        if not self.allowed():
+            return
+        if verb == "preupload":
+            files = json.loads(body)["files"]
+            how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            self.send_json({"files": [{"path": file["path"], **how} for file in files]})
+            return
+        repository = self.hub.repositories["models", name]
+        files = dict(repository.commits.get(repository.refs.get("main", ""), {}))
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+        oid = self.hub.push("models", name, files)
+        self.send_json({"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
     def commit(self, kind: str, name: str, revision: str | None) -> str | None:
         """Return the commit that a revision means, or refuse the request and return None."""
