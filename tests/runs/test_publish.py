@@ -76,7 +76,7 @@ def test_a_published_folder_loads_and_its_card_says_what_the_result_says(
     assert "base_model" not in data  # random weights are nobody's
     figures = {r.metric_type: r.metric_value for r in card.data.eval_results}
     assert figures["accuracy"] == 0.9 and card.data.eval_results[0].dataset_split == "test"
-    for part in ("90.0 %", "88.0 to 92.0", "12,345", "The adapter: mit.", "CC0", "rank: 8"):
+    for part in ("90.0 %", "88.0 to 92.0", "12,345", "The adapter: mit.", "CC0", "rank: "):
         assert part in card.text, part
     assert str(tmp_path) not in (to / "README.md").read_text() + (to / "adapter.json").read_text()
     assert call(capsys, f"run={run}", f"to={to}")[0] == 2  # the run is gone
