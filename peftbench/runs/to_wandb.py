@@ -83,7 +83,7 @@ class WandbTracker:
         row, self._held = self._held, None
         if row is not None and row.step >= self._run.starting_step:
             about = {"epoch": row.epoch, "seconds": row.seconds}
-            self._run.log({**row.values, **about}, step=row.step)
+            self._run.log({**row.values, **about}, step=row.step, commit=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """End the W&B run; a finished one with its result as summary, and its adapter.

@@ -22,17 +22,18 @@ def script(name):
     return module
 
 
-def write_run(folder, steps=3, value=0.9, finished=True):
-    """Write a run directory as runs leave it."""
+def write_run(folder, steps=3, value=0.9, finished=True, keep=False):
+    """Write a run directory as runs leave it; ``keep``: with the figures that it has."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {"_target_": "peftbench.tasks.pocket.PocketVision"}
     tracker = {"_target_": "peftbench.runs.settings.Files"}
     text = yaml.safe_dump({**CONFIG, "data": data, "tracker": tracker})
     (folder / "config.yaml").write_text(text)
-    with MetricsLog(folder / "metrics.jsonl") as log:
-        log.truncate_after(0)
-        for step in range(1, steps + 1):
-            log.log(step, 0, "train", {"loss": 1.0 / step}, 0.5)
+    if not keep:
+        with MetricsLog(folder / "metrics.jsonl") as log:
+            log.truncate_after(0)
+            for step in range(1, steps + 1):
+                log.log(step, 0, "train", {"loss": 1.0 / step}, 0.5)
     if finished:
         result = dict.fromkeys(RESULT_KEYS, "") | RESULT | {"run_id": folder.name}
         result["metrics"] = {"test": {"accuracy": value}}
