@@ -243,7 +243,7 @@ def _pairs(best: Line, other: Line, task: str) -> list[float]:
 
 def _published(board: Board) -> str:
     """Return differences to what is published, where a comparison means something."""
-    if board.data not in published.suites():
+    if board.data not in published.suites() or not published.find(board.data):
         return ""
     runs = tuple(run for line in board.lines for run in line.variant.runs)
     try:
