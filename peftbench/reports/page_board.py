@@ -47,7 +47,8 @@ def section(board: Board, number: int) -> str:
         f'<section class="board" id="board-{number}" data-b="{number}" '
         f'data-backbone="{esc(board.backbone)}" data-protocol="{esc(board.protocol)}" '
         f'data-tasks="{esc(tasks)}"><h2>{esc(board.title)}</h2>'
-        f'<p class="sub">{len(board.lines)} methods, {len(board.tasks)} tasks{unit_note(board)}</p>'
+        f'<p class="sub">{len(board.lines)} methods, '
+        f"tasks: {len(board.tasks)}{unit_note(board)}</p>"
         f"{chooser}{views}{_heat(board, number)}<div class='pair'>{_differences(board)}"
         f"{_published(board)}{_curves(board, number)}</div><details>"
         "<summary>How to read this, and what is missing</summary>"
@@ -158,7 +159,7 @@ def _name(line: Line, place: int) -> str:
     shape = f'<path class="c{place % COLOURS}" d="{SHAPES[place % len(SHAPES)]}"/>'
     return (
         f'<svg class="key" viewBox="-7 -7 14 14" aria-hidden="true">{shape}</svg>'
-        f"<span>{esc(line.label)}</span>"
+        f'<span title="{esc(line.label)}">{esc(line.label)}</span>'
     )
 
 

@@ -34,7 +34,7 @@ def scatter(board: Board, view: str, what: str) -> str:
         linear(ends, HEIGHT - 42, 26),
     )
     unit = points[0][1].unit
-    plot.frame(AXES[what][0], f"{view}{', %' if unit == '%' else ''}", AXES[what][1])
+    plot.frame(AXES[what][0], f"{view}, {unit}", AXES[what][1])
     best = front([(cost, s.sign * s.estimate.value) for _, s, cost in points])
     places = [(plot.x(cost), plot.y(s.estimate.value)) for _, s, cost in points]
     plot.body.append(f'<path class="front" d="{path([places[i] for i in best])}"/>')

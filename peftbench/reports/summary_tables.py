@@ -118,7 +118,8 @@ def _costs(board: Board) -> Table:
         f"{board.title}: cost",
         ["method", *COST_HEAD, "finished runs"],
         notes=[
-            "means over runs; trained: parameters without heads; memory: peak of training; times "
+            "means over the runs of every task, none where one is missing; "
+            "trained: parameters without heads; memory: peak of training; times "
             "compare only on one machine with equal load",
             f"PPT (V-PETL Bench), PSCP (PEFT-Bench, weights 1, without its factor for added FLOPs, "
             f"which runs do not record): of {board.overall}",
@@ -127,10 +128,7 @@ def _costs(board: Board) -> Table:
     for line in board.lines:
         done = f"{len(line.variant.finished)} of {len(line.variant.runs)}"
         found = line.means[board.overall]
-        spent = found or next((s for s in line.cells.values() if s is not None), None)
-        cells = cost_texts(spent)
-        if found is None:
-            cells[-2:] = ["-", "-"]
+        cells = cost_texts(found)
         table.rows.append([line.label, *cells, done])
     return table
 
