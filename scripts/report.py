@@ -1,4 +1,4 @@
-"""Tables and figures over finished runs.
+"""Tables, figures and pages over finished runs.
 
 python scripts/report.py runs=outputs                                 scores, ranks, ties, costs
 python scripts/report.py runs=outputs html=report.html                the same as a page to look at
@@ -6,7 +6,7 @@ python scripts/report.py published suite=vtab1k                       what is pu
 python scripts/report.py published suite=vtab1k runs=outputs/STUDY    our rows beside it
 python scripts/report.py paired runs=outputs/STUDY base=adapter       methods against each other
 python scripts/report.py budget runs=outputs/STUDY by=method.selection scores by trained parameters
-
+python scripts/report.py captions run=outputs/STUDY/RUN               captions of pictures, attention
 runs    a folder that holds runs at any depth, or a run's; several with commas
 html    (the first form, also called summary) a page in one file, with plots, that needs no network
 methods, tasks  (summary) only these; several with commas
@@ -15,6 +15,8 @@ method  (published) one method: ours (lora), a label of ours, or a published nam
 by      (budget) settings whose values make lines of their own; several with commas
 base    (paired) the method that the others are compared with
 format  text (default), markdown, latex (booktabs), csv (all figures unrounded)
+run     (captions) a finished run's directory; pictures=24 split=test (val, train) are its others
+out     (captions) the page; by default analysis/captions_SPLIT.html in the run's directory
 figure  a PNG to draw as well
 labels  other names for our rows: labels='{"gist[mu_kl=0]": "adapter + token"}'
 
@@ -80,6 +82,16 @@ class Budget:
     format: Format = "text"
     figure: str | None = None
     labels: str | None = None
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Settings of ``captions``; see the top of this file."""
+
+    run: str
+    pictures: int = 24
+    split: Literal["test", "val", "train"] = "test"
+    out: str | None = None
 
 
 def summary(settings: Summary) -> None:
@@ -161,6 +173,21 @@ def budget(settings: Budget) -> None:
         print(f"figure: {settings.figure}", file=sys.stderr)
 
 
+def captions(settings: Captions) -> None:
+    """Write a page of pictures with references, our captions and their attention."""
+    from pathlib import Path
+
+    from peftbench.analysis.captions import measure
+    from peftbench.analysis.opened import open_run
+    from peftbench.reports import caption_page
+
+    caption_page.check_path(settings.out)
+    opened = open_run(settings.run)
+    out = settings.out or opened.path / "analysis" / f"captions_{settings.split}.html"
+    caption_page.write(measure(opened, settings.pictures, settings.split), Path(out))
+    print(f"page: {out}")
+
+
 def split(text: str) -> list[str]:
     """Return the places in ``a,b`` or ``[a,b]``."""
     places = [place.strip() for place in text.strip("[]").split(",") if place.strip()]
@@ -185,6 +212,7 @@ KINDS = {
     "published": (Published, published),
     "paired": (Paired, paired),
     "budget": (Budget, budget),
+    "captions": (Captions, captions),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,14 @@ def probabilities(q_BHTE: Tensor, k_BGKE: Tensor, **how: Any) -> Tensor:
     return weights_BHTK
 
 
-def watch(model: Adapted, seen: Watch) -> Handles:
+class Seer(Protocol):
+    """Looks at attention calls."""
+
+    def see(self, layer: int, weights_BHTK: Tensor) -> None:
+        """Look at the probabilities of one attention call."""
+
+
+def watch(model: Adapted, seen: Seer) -> Handles:
     """Show every self-attention of the first stack to ``seen``; ``remove()`` ends it."""
     handles = Handles()
     for layer, block in enumerate(model.backbone.anatomy.stacks[0].blocks):
@@ -123,7 +130,7 @@ def watch(model: Adapted, seen: Watch) -> Handles:
     return handles
 
 
-def _attend(layer: int, seen: Watch) -> Any:
+def _attend(layer: int, seen: Seer) -> Any:
     def attend(
         q_BHTE: Tensor,
         k_BGKE: Tensor,
@@ -143,6 +150,18 @@ def _attend(layer: int, seen: Watch) -> Any:
     return attend
 
 
+def slots(model: Adapted, length: int) -> dict[str, range]:
+    """Return where inserted tokens stand in a sequence of ``length`` that has them, by edit."""
+    tokens = [e for e in model.delta if isinstance(e, Tokens)]
+    return {e.name: range(e.slot(length), e.slot(length) + e.count) for e in tokens}
+
+
+def own_places(model: Adapted, length: int) -> list[int]:
+    """Return where the network's own tokens stand in a sequence of ``length``, in order."""
+    inserted = {place for slot in slots(model, length).values() for place in slot}
+    return [place for place in range(length) if place not in inserted]
+
+
 def places(model: Adapted, length: int) -> Places:
     """Return where tokens stand in a sequence of ``length`` that has passed all edits.
 
@@ -150,8 +169,7 @@ def places(model: Adapted, length: int) -> Places:
         IncompatibleError: the method has no Gist token, or the network has no patches.
 
     """
-    tokens = [e for e in model.delta if isinstance(e, Tokens)]
-    gist = [e for e in tokens if e.readout == GIST]
+    gist = [e for e in model.delta if isinstance(e, Tokens) and e.readout == GIST]
     if not gist:
         name = type(model.method).__name__
         raise IncompatibleError(
@@ -159,11 +177,9 @@ def places(model: Adapted, length: int) -> Places:
         )
     if model.backbone.anatomy.patch_numbers is None:
         raise IncompatibleError("run: attention maps are of images, and this network reads text")
-    slots = {e.name: range(e.slot(length), e.slot(length) + e.count) for e in tokens}
-    inserted = {place for slot in slots.values() for place in slot}
-    own = [place for place in range(length) if place not in inserted]
+    own = own_places(model, length)
     front = model.backbone.anatomy.stacks[0].sequence.prefix_tokens
-    return Places(tuple(slots[gist[0].name]), tuple(own[:front]), tuple(own[front:]))
+    return Places(tuple(slots(model, length)[gist[0].name]), tuple(own[:front]), tuple(own[front:]))
 
 
 def measure(opened: Opened, images: int = 4) -> tuple[dict[str, Any], Tensor]:

@@ -93,6 +93,21 @@ class Codec:
         kept: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return kept
 
+    def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """Return the text of some ids in parts, each with the number of ids that it stands for.
+
+        A part is one id, or several where one alone is no whole character. Joined, the parts are
+        :meth:`text`; ids at the end that add nothing to it are left out.
+        """
+        whole, parts = self.text(ids), list[tuple[str, int]]()
+        done, first = 0, 0
+        for last in range(1, len(ids) + 1):
+            text = self.text(ids[:last])
+            if len(text) > done and whole.startswith(text):
+                parts.append((text[done:], last - first))
+                done, first = len(text), last
+        return parts
+
     def answer(self, ids: Sequence[int]) -> str:
         """Return what was written up to the end token, without space at the ends."""
         kept = list(ids)

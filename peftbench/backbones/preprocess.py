@@ -57,7 +57,7 @@ class Preprocess:
             x = image_BCHW.cpu().contiguous()
             x = F.interpolate(x, sides, mode=self.interpolation, antialias=True)
             image_BCHW = x.to(image_BCHW.device)
-        top, left = (round((side - self.size) / 2) for side in sides)
+        top, left = self.corner(sides)
         return image_BCHW[..., top : top + self.size, left : left + self.size]
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
@@ -68,6 +68,17 @@ class Preprocess:
         if height <= width:
             return short, max(short, int(short * width / height))
         return max(short, int(short * height / width)), short
+
+    def corner(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """Return where the crop begins in an image of these sides: rows, columns."""
+        top, left = (round((side - self.size) / 2) for side in sides)
+        return top, left
+
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return the part of an image that is seen: left, top, width, height; shares of it."""
+        sides = self.sides(height, width)
+        top, left = self.corner(sides)
+        return left / sides[1], top / sides[0], self.size / sides[1], self.size / sides[0]
 
     def normalised(self, image_BCHW: Tensor) -> Tensor:
         """Map uint8 images of the network's size to normalised float32."""

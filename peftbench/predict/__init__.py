@@ -1,4 +1,4 @@
-"""The command that asks a trained adapter: labels of pictures and texts, answers in words."""
+"""The command that asks a trained adapter: labels and captions, answers in words."""
 
 from .command import Predict, find_device, main, predict
 from .pictures import BATCH, natural

@@ -1,5 +1,7 @@
 """Ask a trained adapter: what is on pictures, which class a text has, what is to be answered.
 
+Pictures get labels, or a caption where the adapter was trained on captions.
+
 python -m peftbench.predict adapter=<run dir> input=<picture or folder>
 python -m peftbench.predict adapter=<run dir> text="..."
 python -m peftbench.predict adapter=<run dir> fields.premise="..." fields.hypothesis="..."
@@ -20,7 +22,9 @@ fields.NAME  the fields of a task by name
 instruction, context  what an adapter trained on instructions shall do, and with what
 longest      tokens of a written answer (as in training)
 sample       true: tokens are drawn; with temperature (1), top_p (1) and seed (0); else greedy
-beams        answers that are followed at once (1)
+beams        answers that are followed at once (captions: as in training; else 1)
+
+Captions take longest, beams, sample, temperature, top_p and seed as well.
 
 Pictures are brought to the pixels that training saw: upright, 8 bits, RGB, transparency on white.
 A file that cannot be read is named on standard error and the exit code is 1; the others go on.
@@ -42,6 +46,7 @@ from ..errors import ArtefactError, ConfigError, PeftbenchError, nearest
 from ..spec import build
 from ..train.artefact import describe, load_adapter, text_use
 from ..train.reader import Reader, Writing
+from .captions import Captioned, caption_pictures, manner
 from .pictures import Answer, find_files, predict_pictures
 from .texts import FILES, TextAnswer, answers, from_file, named
 
@@ -64,7 +69,7 @@ class Predict:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
-    beams: int = 1
+    beams: int | None = None
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -93,7 +98,12 @@ class Predict:
     def writing(self) -> Writing:
         """How answers are written."""
         return Writing(
-            self.longest, self.sample, self.temperature, self.top_p, self.seed, self.beams
+            self.longest,
+            self.sample,
+            self.temperature,
+            self.top_p,
+            self.seed,
+            1 if self.beams is None else self.beams,
         )
 
 
@@ -105,7 +115,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         settings = arguments.read(Predict, words)
-        found: list[Answer | TextAnswer] = []
+        found: list[Answer | TextAnswer | Captioned] = []
         for answer in predict(settings):
             found.append(answer)
             if answer.error is not None:
@@ -120,7 +130,7 @@ def main(given: Sequence[str] | None = None) -> int:
     return 1 if any(a.error is not None for a in found) else 0
 
 
-def predict(settings: Predict) -> Iterable[Answer | TextAnswer]:
+def predict(settings: Predict) -> Iterable[Answer | TextAnswer | Captioned]:
     """Load base and adapter and return one answer per picture or text, in order.
 
     Raises:
@@ -129,14 +139,13 @@ def predict(settings: Predict) -> Iterable[Answer | TextAnswer]:
     """
     device = find_device(settings.device)
     folder, description = find_adapter(settings.adapter)
-    if reads(folder, description) == "text":
-        return _texts(settings, folder, description, device)
-    return _pictures(settings, folder, description, device)
+    ask = {"text": _texts, "captions": _captions}.get(reads(folder, description), _pictures)
+    return ask(settings, folder, description, device)
 
 
 def _texts(
     settings: Predict, folder: Path, description: dict[str, Any], device: torch.device
-) -> list[TextAnswer]:
+) -> Iterable[Answer | TextAnswer | Captioned]:
     use = text_use(folder, description)
     if settings.input is not None:
         samples = from_file(use, Path(settings.input))
@@ -148,14 +157,11 @@ def _texts(
 
 def _pictures(
     settings: Predict, folder: Path, description: dict[str, Any], device: torch.device
-) -> Iterable[Answer]:
+) -> Iterable[Answer | TextAnswer | Captioned]:
     name = description["backbone"]["name"]
-    if settings.input is None or Path(settings.input).suffix in FILES:
-        key = settings.asked_by if settings.input is None else "input"
-        raise ConfigError(f"{key}: this adapter ('{name}') reads pictures: input=PICTURE")
+    files = _files(settings, name)
     if settings.writing != Writing():
         raise ConfigError("longest, sample, beams: this adapter reads pictures and writes nothing")
-    files = find_files(Path(settings.input))
     model = load_adapter(folder)
     if model.backbone.preprocess is None:
         raise ArtefactError(f"adapter: {folder} was made on '{name}', which does not read pictures")
@@ -163,8 +169,26 @@ def _pictures(
     return predict_pictures(model.to(device), labels, files, settings.top, device)
 
 
+def _captions(
+    settings: Predict, folder: Path, description: dict[str, Any], device: torch.device
+) -> Iterable[Answer | TextAnswer | Captioned]:
+    from ..train.describer import Describer
+
+    files = _files(settings, description["backbone"]["name"])
+    how = manner(folder, description, settings.writing, settings.beams)
+    return caption_pictures(Describer(load_adapter(folder).to(device), how), files, device)
+
+
+def _files(settings: Predict, name: str) -> list[Path]:
+    """Return the pictures that the command names."""
+    if settings.input is None or Path(settings.input).suffix in FILES:
+        key = settings.asked_by if settings.input is None else "input"
+        raise ConfigError(f"{key}: this adapter ('{name}') reads pictures: input=PICTURE")
+    return find_files(Path(settings.input))
+
+
 def reads(folder: Path, description: Mapping[str, Any]) -> str:
-    """Return what an adapter's network reads, ``image`` or ``text``; nothing is loaded.
+    """Return what an adapter reads: ``image``, ``text``, ``captions``; nothing is loaded.
 
     Raises:
         ArtefactError: the network was given by a program.

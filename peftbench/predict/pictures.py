@@ -1,6 +1,6 @@
 """Pictures that a trained adapter names: which files, in which order, and the answer to each.
 
-Shape legend: B batch, C classes, H height, W width.
+Shape legend: B batch, C classes, S side of the network's square.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..backbones.preprocess import Preprocess
 from ..errors import ConfigError
 from ..pictures import UnreadableError, decode
 
@@ -91,27 +92,31 @@ def best(labels: Sequence[str], chances_C: Tensor, top: int) -> tuple[tuple[str,
     return tuple((labels[i], p) for p, i in pairs)
 
 
+def decoded(
+    files: Sequence[Path], preprocess: Preprocess, device: torch.device
+) -> tuple[dict[Path, Tensor], dict[Path, str]]:
+    """Return the pixels (1, 3, S, S) of every file that can be read, and why others cannot."""
+    pixels: dict[Path, Tensor] = {}
+    errors: dict[Path, str] = {}
+    for file in files:
+        try:
+            pixels[file] = preprocess(torch.from_numpy(decode(file))[None].to(device))
+        except UnreadableError as error:
+            errors[file] = str(error)
+    return pixels, errors
+
+
 def _batch(
     model: Adapted, labels: Sequence[str], files: Sequence[Path], top: int, device: torch.device
 ) -> list[Answer]:
     """Return the answers for some files, in their order."""
-    answers: dict[Path, Answer] = {}
-    pixels: list[Tensor] = []
-    read: list[Path] = []
-    preprocess = model.backbone.preprocess
-    assert preprocess is not None
-    for file in files:
-        try:
-            image_BCHW = torch.from_numpy(decode(file))[None].to(device)
-        except UnreadableError as error:
-            answers[file] = Answer(file, error=str(error))
-            continue
-        pixels.append(preprocess(image_BCHW))
-        read.append(file)
-    if read:
+    assert model.backbone.preprocess is not None
+    pixels, errors = decoded(files, model.backbone.preprocess, device)
+    answers = {file: Answer(file, error=error) for file, error in errors.items()}
+    if pixels:
         with torch.inference_mode():
-            output = model({"image": torch.cat(pixels)})
+            output = model({"image": torch.cat(list(pixels.values()))})
             chances_BC = model.method.scores(output).float().softmax(-1).cpu()
-        for file, row in zip(read, chances_BC, strict=True):
+        for file, row in zip(pixels, chances_BC, strict=True):
             answers[file] = Answer(file, best(labels, row, top))
     return [answers[file] for file in files]

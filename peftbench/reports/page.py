@@ -52,7 +52,7 @@ def render(summary: Summary, folder: Path) -> str:
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     script = (STATIC / "page.js").read_text(encoding="utf-8")
     boards = [page_board.section(board, i) for i, board in enumerate(summary.boards)]
-    data = json.dumps(embedded(summary, folder), separators=(",", ":"), allow_nan=False)
+    data = embeddable(embedded(summary, folder))
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -64,14 +64,15 @@ def render(summary: Summary, folder: Path) -> str:
         _controls(summary),
         f"<main>{''.join(boards)}{_missing(summary)}</main>",
         '<dialog id="runs" aria-labelledby="runs-title"></dialog><div id="tip" hidden></div>',
-        f'<script type="application/json" id="data">{_safe(data)}</script>',
+        f'<script type="application/json" id="data">{data}</script>',
         f"<script>{script}</script></body></html>\n",
     ]
     return "\n".join(parts)
 
 
-def _safe(data: str) -> str:
-    """Return JSON that cannot end a script element."""
+def embeddable(value: Any) -> str:
+    """Return a value as JSON that cannot end a script element."""
+    data = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
@@ -125,7 +126,7 @@ def _header(summary: Summary) -> str:
         "systems": _names(str(p.get("platform", "")) for p in places),
         "torch": _names(str(p.get("torch", "")) for p in places),
         "code": _names(str(p.get("code", "")) for p in places),
-        "finished": f"{_day(whens[0])} to {_day(whens[-1])}",
+        "finished": f"{day(whens[0])} to {day(whens[-1])}",
     }
     items = "".join(f"<div><dt>{k}</dt><dd>{esc(v)}</dd></div>" for k, v in facts.items() if v)
     return (
@@ -141,7 +142,8 @@ def _names(values: Iterable[str]) -> str:
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
-def _day(seconds: float) -> str:
+def day(seconds: float) -> str:
+    """Return a time as people read it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -24,6 +24,7 @@ from ..files import write_json
 from ..methods.base import Method
 from ..tasks.base import Task
 from ..tasks.batch import Split
+from ..tasks.captions import CaptionUse
 from ..tasks.interval import wilson
 from ..tasks.wording import TextUse
 from ..train import state as states
@@ -122,6 +123,7 @@ class _Execution:
         self.base_sha256 = self.backbone.sha256
         self.task: Task = resident.task(settings)
         self.text = TextUse.of(loaded, self.backbone.codec)
+        self.captions = CaptionUse.of(loaded)
         self.method = method_on(settings.method.staged(sources), loaded, self.backbone)
         self.log = MetricsLog(run_dir.metrics) if is_main() else None
         self.tracker = trackers.make(settings.tracker)
@@ -301,9 +303,8 @@ class _Execution:
         size = 0
         if is_main():
             labels = task.labels if task.head is not None else None
-            size = save_adapter(
-                self.run_dir.adapter, model, self.base_sha256, labels, task.name, self.text
-            )
+            about = (labels, task.name, self.text, self.captions)
+            size = save_adapter(self.run_dir.adapter, model, self.base_sha256, *about)
         model.release()
         metrics = self.found["metrics"]
         value = metrics["test"][task.primary]

@@ -10,7 +10,7 @@ R tokens of the longest caption with its end token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ class Captioned(TokenTask):
         """Return the written caption of every picture, by the picture's sample id."""
         rows = self.answered(torch.arange(len(split)), split).nonzero().flatten()
         ids = (split.ids.cpu()[rows] // self.per_picture).tolist()
-        texts = [" ".join(text.split("\n")[0].split()) for text in self.answers(outcomes[rows])]
+        texts = [one_line(text) for text in self.answers(outcomes[rows])]
         return dict(zip(ids, texts, strict=True))
 
     def leaves(self, outcomes: Tensor, split: Split) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def bind(task: CaptionTask, backbone: Backbone) -> Captioned:
         from .caption_metrics import check
 
         check()
-    places = int(backbone.model.places)  # type: ignore[arg-type]
+    places = places_of(backbone)
     longest = 1 + places + max(task.longest_target, task.written or 0)
     if codec.positions is not None and longest > codec.positions:
         raise IncompatibleError(
@@ -194,26 +194,49 @@ def bind(task: CaptionTask, backbone: Backbone) -> Captioned:
         )
     most = max(len(r) for part in task.splits.values() for r in part.references)
     splits = {
-        name: _split(name, part, task.longest_target, codec, places, most)
+        name: _split(name, part, task.longest_target, backbone, most)
         for name, part in task.splits.items()
     }
     return Captioned(task, codec, splits, most)
 
 
-def _split(
-    name: str, part: Captions, longest: int, codec: Codec, places: int, per_picture: int
-) -> Split:
+def places_of(backbone: Backbone) -> int:
+    """Return P of a captioner."""
+    return int(backbone.model.places)  # type: ignore[arg-type]
+
+
+def pictured(captions: Sequence[str], longest: int, backbone: Backbone) -> Pictured:
+    """Return captions as ids behind a picture, the end token behind each.
+
+    Args:
+        captions: N texts.
+        longest: limit of each in tokens, the end token aside.
+        backbone: a captioner.
+
+    """
+    assert backbone.codec is not None
+    ids = backbone.codec.ids(captions)
+    return behind_picture([[*caption[:longest], backbone.codec.end] for caption in ids], backbone)
+
+
+def behind_picture(ids: Sequence[Sequence[int]], backbone: Backbone) -> Pictured:
+    """Return captions that are ids already, as they are; empty ones have prompts alone."""
+    codec = backbone.codec
+    assert codec is not None
+    return Pictured(Ragged.of(ids), codec.begin, places_of(backbone), codec.pad)
+
+
+def one_line(text: str) -> str:
+    """Return a written caption: the first line, with single blanks."""
+    return " ".join(text.split("\n")[0].split())
+
+
+def _split(name: str, part: Captions, longest: int, backbone: Backbone, per_picture: int) -> Split:
     """Return one split: a sample per caption, ids ``picture * per_picture + number``."""
     pairs = [(i, j) for i, texts in enumerate(part.references) for j in range(len(texts))]
-    ids = codec.ids([part.references[i][j] for i, j in pairs])
+    text = pictured([part.references[i][j] for i, j in pairs], longest, backbone)
     rows = tuple(i for i, _ in pairs)
     numbers = torch.tensor([j for _, j in pairs])
-    text = Pictured(
-        Ragged.of([[*caption[:longest], codec.end] for caption in ids]),
-        codec.begin,
-        places,
-        codec.pad,
-    )
     at = torch.tensor(rows)
     return Split(
         name,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..spec import check_fields
 from .base import SPLITS, DataSpec, Task, manifest_digest
 from .images import Images
 
@@ -96,6 +98,53 @@ class CaptionTask:
         from .captioned import bind
 
         return bind(self, backbone)
+
+
+@dataclass(frozen=True)
+class CaptionUse:
+    """What an adapter knows of the caption task that it was trained on.
+
+    Attributes:
+        longest_target: limit in tokens of a caption that was learned.
+        written: tokens of the captions that were written to score it; None: none was written.
+        beams: of the search that wrote them; 1: greedy.
+
+    """
+
+    longest_target: int
+    written: int | None = None
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise ConfigError(f"captions.{name}: at least 1 is needed, got {value}")
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a caption may have when it is written."""
+        return self.written or self.longest_target
+
+    @staticmethod
+    def of(task: Any) -> CaptionUse | None:
+        """Return what to store of a task; None where it is of something else."""
+        if not isinstance(task, CaptionTask):
+            return None
+        return CaptionUse(task.longest_target, task.written, task.beams)
+
+    @staticmethod
+    def read(stored: Mapping[str, Any]) -> CaptionUse:
+        """Return what :meth:`stored` wrote.
+
+        Raises:
+            ConfigError: it is something else.
+
+        """
+        return CaptionUse(**check_fields(CaptionUse, stored, "captions"))
+
+    def stored(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
 
 
 class CaptionSpec(DataSpec):

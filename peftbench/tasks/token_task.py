@@ -80,13 +80,7 @@ class TokenTask(Task):
 
     def token_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return the cross-entropy of every target token, (B, T) fp32, 0 where there is none."""
-        return F.cross_entropy(
-            logits.float().flatten(0, 1),
-            labels.flatten(),
-            reduction="none",
-            ignore_index=IGNORED,
-            label_smoothing=label_smoothing,
-        ).view(labels.shape)
+        return token_losses(logits, labels, label_smoothing)
 
     def outcome(self, logits: Tensor, labels: Tensor, written: Tensor) -> Tensor:
         """Return (B, K) numbers: summed loss, number of target tokens, ids of the answer.
@@ -112,6 +106,24 @@ class TokenTask(Task):
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Not of outputs alone: :meth:`measure` knows the samples."""
         raise TypeError("a written task is measured with its samples")
+
+
+def token_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of every target token, (B, T) fp32, 0 where there is none.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T) ids, -100 where nothing is asked for.
+        label_smoothing: of the cross-entropy.
+
+    """
+    return F.cross_entropy(
+        logits.float().flatten(0, 1),
+        labels.flatten(),
+        reduction="none",
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+    ).view(labels.shape)
 
 
 def loss_figures(outcomes: Tensor) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +20,12 @@ from ..files import ADAPTER_TENSORS as TENSORS
 from ..files import write_json, write_tensors
 from ..methods.base import Method
 from ..spec import build, to_spec
+from ..tasks.captions import CaptionUse
 from ..tasks.wording import TextUse
 from .model import Adapted
 
 SCHEMA = 1
+Use = TypeVar("Use")
 
 
 def save_adapter(
@@ -33,6 +35,7 @@ def save_adapter(
     labels: Sequence[str] | None,
     task: str,
     text: TextUse | None = None,
+    captions: CaptionUse | None = None,
 ) -> int:
     """Write the adapter; return the bytes of both files.
 
@@ -43,6 +46,7 @@ def save_adapter(
         labels: class names in the order of the head's rows.
         task: what it was trained for.
         text: how it is asked, where it reads text.
+        captions: how it writes, where it captions pictures.
 
     """
     backbone = model.backbone
@@ -60,6 +64,8 @@ def save_adapter(
     }
     if text is not None:
         description["text"] = text.stored()
+    if captions is not None:
+        description["captions"] = captions.stored()
     write_tensors(folder / TENSORS, model.tensors())
     write_json(folder / DESCRIPTION, description)
     return sum((folder / name).stat().st_size for name in (TENSORS, DESCRIPTION))
@@ -157,11 +163,35 @@ def text_use(folder: Path, description: dict[str, Any]) -> TextUse:
         ArtefactError: it was stored without that, or with something else.
 
     """
-    stored = description.get("text")
+    return _use(folder, description, "text", "how a raw text is put before it", TextUse.read)
+
+
+def caption_use(folder: Path, description: dict[str, Any]) -> CaptionUse:
+    """Return how an adapter writes captions.
+
+    Args:
+        folder: of the adapter.
+        description: as :func:`describe` gives it.
+
+    Raises:
+        ArtefactError: it was stored without that, or with something else.
+
+    """
+    return _use(folder, description, "captions", "how long a caption may be", CaptionUse.read)
+
+
+def _use(
+    folder: Path,
+    description: dict[str, Any],
+    part: str,
+    says: str,
+    read: Callable[[dict[str, Any]], Use],
+) -> Use:
+    stored = description.get(part)
     try:
         if not isinstance(stored, dict):
-            raise ConfigError("there is no part 'text' that says how a raw text is put before it")
-        return TextUse.read(stored)
+            raise ConfigError(f"there is no part '{part}' that says {says}")
+        return read(stored)
     except ConfigError as error:
         raise ArtefactError(
             f"{folder / DESCRIPTION}: {error}\n"
