@@ -6,7 +6,7 @@ python scripts/report.py published suite=vtab1k                       what is pu
 python scripts/report.py published suite=vtab1k runs=outputs/STUDY    our rows beside it
 python scripts/report.py paired runs=outputs/STUDY base=adapter       methods against each other
 python scripts/report.py budget runs=outputs/STUDY by=method.selection scores by trained parameters
-python scripts/report.py captions run=outputs/STUDY/RUN               captions of pictures, attention
+python scripts/report.py captions run=outputs/STUDY/RUN              captions of pictures, attention
 runs    a folder that holds runs at any depth, or a run's; several with commas
 html    (the first form, also called summary) a page in one file, with plots, that needs no network
 methods, tasks  (summary) only these; several with commas

@@ -97,7 +97,7 @@ class Watch:
 
 
 def probabilities(q_BHTE: Tensor, k_BGKE: Tensor, **how: Any) -> Tensor:
-    """Return the attention probabilities (B, H, T, K) of a call, in fp32.
+    """Return the attention probabilities (B, H, T, K) of a call, in fp32 under autocast too.
 
     Args:
         q_BHTE: queries.
@@ -108,8 +108,9 @@ def probabilities(q_BHTE: Tensor, k_BGKE: Tensor, **how: Any) -> Tensor:
         NonFiniteError: a row does not add up to 1.
 
     """
-    weights_BHTK = own_scores(q_BHTE.float(), k_BGKE.float(), **how).softmax(-1)
-    off = float((weights_BHTK.sum(-1) - 1).abs().max())
+    with torch.autocast(q_BHTE.device.type, enabled=False):
+        weights_BHTK = own_scores(q_BHTE.float(), k_BGKE.float(), **how).softmax(-1)
+        off = float((weights_BHTK.sum(-1) - 1).abs().max())
     if not off <= SUM_BOUND:
         raise NonFiniteError(f"attention probabilities add up to 1 only within {off:g}")
     return weights_BHTK

@@ -9,9 +9,11 @@ a caption, I parts that a reader can point at.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from torch import Tensor
 from ..edits.sites import Handles
 from ..errors import ConfigError, CorruptAssetError, IncompatibleError
 from ..reports.caption_page import Page, Picture, Reference
-from ..tasks.caption_results import read_results
 from ..tasks.captioned import CAPTIONS, pictured
 from ..tasks.captions import Captions, CaptionTask
 from ..train.describer import Describer, Seen
@@ -127,6 +128,8 @@ def measure(opened: Opened, count: int = 24, split: str = "test") -> Page:
     chosen = part.take(range(len(part)) if rows is None else rows)
     accelerator = opened.accelerator()
     stored, how, told = manner(opened, task, split)
+    if stored is not None and rows is not None:
+        stored = [stored[row] for row in rows]
     model = opened.model(accelerator)
     try:
         describer = Describer(model, how)
@@ -148,14 +151,14 @@ def measure(opened: Opened, count: int = 24, split: str = "test") -> Page:
 
 def manner(
     opened: Opened, task: CaptionTask, split: str
-) -> tuple[Mapping[Any, str] | None, Writing, str]:
+) -> tuple[Sequence[str] | None, Writing, str]:
     """Return the captions that the run left, how others are written, and that in words.
 
     The run's own captions of a split are of the stored adapter where the last fit did not learn
     from it; otherwise captions are written now.
 
     Raises:
-        CorruptAssetError: what the run left is no result file.
+        CorruptAssetError: what the run left is not of these pictures.
 
     """
     path = opened.path / CAPTIONS / f"{split}.json"
@@ -163,9 +166,26 @@ def manner(
     words = "greedy" if how.beams == 1 else f"{how.beams} beams"
     manner = f"{words}, at most {how.longest} tokens"
     if split not in _last_fit(opened) and path.is_file():
-        return read_results(path), how, f"Captions were written by the run ({manner})."
+        return left(path, task.splits[split]), how, f"Captions were written by the run ({manner})."
     why = "the run wrote none" if task.written is None else "those of the run are of another fit"
     return None, how, f"Captions were written for this page ({manner}): {why}."
+
+
+def left(path: Path, part: Captions) -> list[str]:
+    """Return the captions that a run left of a split, in the split's order.
+
+    Raises:
+        CorruptAssetError: the file is not of these pictures in this order.
+
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found = [(row["image_id"], str(row["caption"])) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptAssetError(f"{path} holds no captions ({error!r})") from error
+    if [image_id for image_id, _ in found] != list(part.image_ids):
+        raise CorruptAssetError(f"{path} is not of the pictures of this split in their order")
+    return [caption for _, caption in found]
 
 
 def _last_fit(opened: Opened) -> Sequence[str]:
@@ -183,7 +203,7 @@ def _side(describer: Describer) -> int:
 
 
 def _pictures(
-    describer: Describer, chosen: Captions, stored: Mapping[Any, str] | None, longest: int
+    describer: Describer, chosen: Captions, stored: Sequence[str] | None, longest: int
 ) -> list[Picture]:
     preprocess = describer.backbone.preprocess
     assert preprocess is not None
@@ -196,7 +216,7 @@ def _pictures(
         if stored is None:
             captions = [told.caption for told in describer.write(seen)]
         else:
-            captions = [_kept(stored, image_id) for image_id in some.image_ids]
+            captions = [stored[row] for row in rows.tolist()]
         references = _references(describer, seen, some, longest)
         ids = describer.codec.ids(captions)
         looks_BLWP = attention(describer, seen, ids)
@@ -215,12 +235,6 @@ def _pictures(
                 )
             )
     return found
-
-
-def _kept(stored: Mapping[Any, str], image_id: int | str) -> str:
-    if image_id not in stored:
-        raise CorruptAssetError(f"run: its {CAPTIONS} folder has no caption of image {image_id!r}")
-    return stored[image_id]
 
 
 def _references(
