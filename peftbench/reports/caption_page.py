@@ -177,7 +177,7 @@ def _header(shown: Page, run: Run, title: str) -> str:
     learned = "The stored adapter learned from this split: nothing here is held out. "
     return (
         f"<header><h1>{esc(title)}</h1><dl class='scores'>{_scores(shown, result, figures)}</dl>"
-        f"<dl>{items}</dl><details><summary>Command line</summary>"
+        f"<dl>{items}</dl><details open><summary>Command line</summary>"
         f"<p class='line'><code>{esc(command(run))}</code></p></details>"
         f"<p>{learned if shown.learned else ''}{esc(shown.written)} Perplexities are per token of "
         "the references, the end token included.</p>"
@@ -212,19 +212,17 @@ def _controls(shown: Page) -> str:
         f"{layers}</select></label>"
         '<label>Attention of <select id="from"><option value="own">the token itself</option>'
         '<option value="before">the place that predicted it</option></select></label>'
-        '<label>Order <select id="order"><option value="up">least perplexity first</option>'
-        '<option value="down">most perplexity first</option>'
-        '<option value="split">as in the split</option></select></label></form>'
+        '<label>Order <select id="order"><option value="up">least perplexity</option>'
+        '<option value="down">most perplexity</option>'
+        '<option value="split">as in the split</option></select></label>'
+        '<span class="scale">no attention <i></i> largest place</span></form>'
     )
 
 
 def _picture(shown: Picture, index: int) -> str:
     left, top, width, height = (f"{100 * share:.3f}%" for share in shown.window)
     source, (w, h) = embedded(shown.image)
-    words = "".join(
-        f'<button type="button" class="word" data-w="{i}">{esc(word)}</button>'
-        for i, word in enumerate(shown.words)
-    )
+    words = "".join(_word(word, i) for i, word in enumerate(shown.words))
     ours = words or '<span class="none">(an empty caption)</span>'
     people = "".join(
         f"<li>{esc(r.text)} <span class='sub'>{perplexity((r,)):,.1f}</span></li>"
@@ -241,6 +239,12 @@ def _picture(shown: Picture, index: int) -> str:
         f'<p class="sub">references, with the perplexity of each</p><ul>{people}</ul>'
         f'<p class="sub">perplexity <b>{shown.perplexity:,.1f}</b></p></div></section>'
     )
+
+
+def _word(word: str, index: int) -> str:
+    blanks = word[: len(word) - len(word.lstrip())] if word.strip() else ""
+    shown = esc(word.removeprefix(blanks))
+    return f'{blanks}<button type="button" class="word" data-w="{index}">{shown}</button>'
 
 
 def embedded(image: Image) -> tuple[str, tuple[int, int]]:

@@ -29,7 +29,7 @@
     const image = context.createImageData(side, side);
     values.forEach((value, place) => {
       const share = value / 255;
-      image.data.set([...colour(share), 225 * Math.min(1, 1.6 * share)], 4 * place);
+      image.data.set([...colour(share), 205 * share], 4 * place);
     });
     context.putImageData(image, 0, 0);
   };
