@@ -156,6 +156,8 @@ def _choice(stored: Mapping[str, Any], nested: Nested, where: str) -> list[str]:
             continue
         if name != nested.name:
             key = f"{nested.group}@{where}"
+            if nested.group.replace("/", ".") == where:  # it is where its group says
+                key = nested.group
             found.insert(0, f"{ALIASES.get(key, key)}={name}")
         if best is None or len(" ".join(found)) < len(" ".join(best)):
             best = found
@@ -214,8 +216,10 @@ def load(group: str, name: str) -> tuple[dict[str, Any], tuple[Nested, ...]]:
     for entry in own.pop("defaults", []):
         if entry == "_self_":
             continue
-        if isinstance(entry, str):
-            inner, below = load(group, entry)
+        if isinstance(entry, str):  # another file, in the same place
+            other, _, _ = entry.partition("@")
+            home, _, choice = other.lstrip("/").rpartition("/")
+            inner, below = load(home or group, choice)
             _merge(made, inner)
             nested += below
             continue
