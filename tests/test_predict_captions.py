@@ -15,7 +15,6 @@ from peftbench.train.artefact import save_adapter
 from peftbench.train.describer import Describer
 from peftbench.train.reader import Writing
 
-
 USE = CaptionUse(40, written=7, beams=2)
 
 

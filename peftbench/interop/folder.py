@@ -53,8 +53,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def main_head(model: Adapted) -> nn.Linear | None:
     """Return the classifier head, None where the network's language-model head is used."""
-    head = model.heads[MAIN] if MAIN in model.heads else None
-    assert head is None or isinstance(head, nn.Linear)
+    if MAIN not in model.heads:
+        return None
+    head = model.heads[MAIN]
+    assert isinstance(head, nn.Linear)
     return head
 
 

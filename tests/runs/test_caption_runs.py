@@ -1,4 +1,4 @@
-"""``data=coco`` from a command on a small tree: trains, writes captions, and scores as COCO does."""
+"""``data=coco`` from a command on a small tree: trains, writes captions, scores as COCO does."""
 
 import json
 from types import SimpleNamespace
