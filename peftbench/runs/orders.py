@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from .. import spec
 from ..errors import ConfigError, unknown
+from .clusters import Ray, Submitit
 from .launchers import Launcher, Local, Parallel
 from .settings import ORDERS
 
@@ -34,7 +35,7 @@ class Orders:
 
     def __post_init__(self) -> None:
         if not isinstance(self.launcher, Launcher):
-            names = [c.__name__.lower() for c in (Local, Parallel)]
+            names = [c.__name__.lower() for c in (Local, Parallel, Submitit, Ray)]
             raise unknown("launcher", type(self.launcher).__name__, names, "launcher._target_")
         if self.retries < 0:
             raise ConfigError(f"retries: expected 0 or more, got {self.retries}")
