@@ -59,7 +59,7 @@ def stamps(folder: Path | None) -> Pictures:
         captions = different(c for c in map(plain, said) if c)
         if not captions:
             raise CorruptAssetError(f"pocket_captions: {text} holds no English sentence")
-        own = name.partition(STAMPS)[2].removesuffix(".png")
+        own = (name.partition(STAMPS)[2] or name).removesuffix(".png")  # deep folders lose it
         found.files.append(name)
         found.captions.append(captions)
         found.image_ids.append(own)

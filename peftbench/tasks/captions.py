@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
 
 LONGEST = 63
-"""Tokens of a caption, the end mark among them."""
+"""Tokens of a caption; the end mark comes behind them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,8 @@ class Captions:
             raise ValueError(f"a split has parts of different lengths: {lengths}")
         if not all(self.references):
             raise ValueError("a split has an image without a caption")
+        if len(set(self.image_ids)) != len(self.image_ids) or "" in self.image_ids:
+            raise ValueError("a split has images without an id of their own")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -141,3 +141,10 @@ def test_a_network_without_eyes_is_refused():
 def test_too_few_positions_are_refused():
     with pytest.raises(IncompatibleError, match="need 217 positions; the decoder has 128"):
         bind(task(longest_target=200), tiny.backbone("captioner_tiny_random"))
+
+
+@pytest.mark.parametrize("ids", [("a", "a"), ("a", "")])
+def test_every_picture_has_an_id_of_its_own(ids):
+    whole = part(0, 2)
+    with pytest.raises(ValueError, match="without an id of their own"):
+        Captions(whole.images, whole.ids, whole.references, ids)
