@@ -233,7 +233,7 @@ def apart(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def with_aliases(arguments: Sequence[str]) -> list[str]:
-    """Write out the short forms: ``inner=lora``, ``inner.rank=4``, ``parts=[lora,ssf]``."""
+    """Write out short forms: ``inner=lora``, ``parts=[lora,ssf]``, ``contexts=shared``."""
     out: list[str] = []
     for argument in arguments:
         if found := re.match(r"(inner\.)?parts=\[([\w, ]*)\]$", argument):
@@ -245,6 +245,7 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
         argument = re.sub(r"^(inner\.)?(blocks|sizes)\.", r"++method.\1\2.", argument)
         argument = re.sub(r"^(\+{0,2}|~)inner(?==|$)", r"\1method@method.inner", argument)
         argument = re.sub(r"^(\+{0,2}|~)sources(?==|$)", r"\1sources@method.sources", argument)
+        argument = re.sub(r"^(\+{0,2}|~)(contexts|targets)(?==)", r"\1method.\2", argument)
         argument = re.sub(r"^(\+{0,2}|~)sources\.", r"\1method.sources.", argument)
         out.append(re.sub(r"^(\+{0,2}|~)inner\.", r"\1method.inner.", argument))
     return _sweepable(out) if MULTIRUN & set(out) else out

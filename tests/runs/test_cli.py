@@ -159,6 +159,14 @@ def test_aliases():
     ]
 
 
+def test_aliases_of_contexts():
+    assert cli.with_aliases(["contexts=shared,image_only", "targets=A", "data=targets"]) == [
+        "method.contexts=shared,image_only",
+        "method.targets=A",
+        "data=targets",
+    ]
+
+
 def test_aliases_of_parts():
     assert cli.with_aliases(["parts=[lora,ssf]", "parts.lora.rank=4"]) == [
         "parts@method.parts=none",
