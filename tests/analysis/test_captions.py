@@ -244,11 +244,11 @@ def test_large_pictures_become_small_and_text_is_escaped(page):
     assert caption_page.embedded(Image.new("RGB", (300, 10)))[0].startswith("data:image/png")
     first = page.pictures[0]
     odd = caption_page.Reference("<b>&\"'</script>", 1.0, 2)
-    values = {**vars(first), "references": (odd,), "words": ("<i>",), "name": "<x>"}
+    values = {**vars(first), "references": (odd,), "words": ("<u>",), "name": "<x>"}
     values |= {"own": first.own[:, :1], "before": first.before[:, :1]}
     shown = caption_page.Page(**{**vars(page), "pictures": (caption_page.Picture(**values),)})
     text = caption_page.render(shown)
-    assert "<b>&" not in text and "<i>" not in text and "<x>" not in text
+    assert "<b>&" not in text and "<u>" not in text and "<x>" not in text
     assert Parsed(text).text.count("<b>&\"'</script>") == 1
 
 
