@@ -5,7 +5,9 @@ import importlib.util
 import io
 import json
 import math
+import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -313,3 +315,53 @@ def test_a_run_says_how_it_wrote(run):
     describer = Describer.load(run.path)
     assert describer.how == Writing(40)
     assert open_run(run.path).result["run_id"] == run.result["run_id"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
+def test_attention_appears_where_a_word_is_pointed_at(page, tmp_path, width, dark):
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "captions.html"
+    caption_page.write(page, path)
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        sandbox = os.geteuid() != 0
+        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=sandbox)
+        tab = browser.new_page(
+            viewport={"width": width, "height": 844},
+            color_scheme="dark" if dark else "light",
+            offline=True,
+        )
+        told, asked = [], []
+        tab.on("console", lambda message: told.append(message.text))
+        tab.on("pageerror", lambda error: told.append(str(error)))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(path.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        maps = tab.locator(".view.on")
+        shot = tab.locator(".shot").first
+        shot.locator(".word").first.hover()
+        assert maps.count() == 1
+        index = int(shot.get_attribute("data-i"))
+        mean = page.pictures[index].own.mean(0)[0]
+        drawn = shot.locator("canvas").evaluate(
+            "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        )
+        assert len(drawn) == 4 * P
+        assert int(np.argmax(drawn[3::4])) == int(mean.argmax())  # the most opaque place
+        assert "of the attention goes to the picture" in shot.locator(".told").inner_text()
+        tab.select_option("#layer", "2")
+        tab.mouse.move(0, 0)
+        assert maps.count() == 0
+        shot.locator(".word").nth(1).click()
+        tab.mouse.move(0, 0)
+        assert maps.count() == 1 and "layer 2" in shot.locator(".told").inner_text()
+        tab.keyboard.press("Escape")
+        assert maps.count() == 0
+        tab.select_option("#order", "down")
+        values = [float(s.get_attribute("data-v")) for s in tab.locator(".shot").all()]
+        assert values == sorted(values, reverse=True)
+        assert not told
+        assert asked == [path.as_uri()]
+        browser.close()
