@@ -153,6 +153,9 @@ def _refuse(arguments: Sequence[str]) -> None:
             "+study names a study, which is a sweep: add -m (and --dry to see its runs first); "
             "study=NAME without + is the folder of a single run"
         )
+    searched = any(re.match(r"\+{0,2}search[=.]", a) for a in arguments)
+    if searched and not MULTIRUN & set(arguments):
+        raise ConfigError("search comes before the runs of a sweep: add -m")
     if DRY in arguments and not _planned(arguments):
         raise ConfigError(f"{DRY} goes with -m and KEY=VALUE alone")
 

@@ -1,8 +1,8 @@
 """Launchers for more than one machine: submitit (SLURM) and Ray.
 
-Both start resident workers and nothing else: which worker does which run is settled by the claims on
-run directories, on a file system that all machines share. The engines queue, place, preempt and
-requeue the jobs.
+Both start resident workers and nothing else: which worker does which run is settled by the claims
+on run directories, on a file system that all machines share. The engines queue, place, preempt
+and requeue the jobs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class Submitit(Launcher):
         with written(plan.runs, policy) as path, terminable():
             hand = Hand(str(path.resolve()), os.getcwd())
             executor = self._executor(path.resolve().parents[1] / "submitit")
-            jobs = executor.map_array(_call, [hand] * self.workers)
+            with executor.batch():
+                jobs = [executor.submit(hand) for _ in range(self.workers)]
             names = ", ".join(str(job.job_id) for job in jobs)
             say(f"submitted {names}; logs: {executor.folder}")
             with _cancelled_on_leaving(jobs):
@@ -210,7 +211,8 @@ class Ray(Launcher):
             try:
                 hand = Hand(str(path.resolve()), os.getcwd())
                 options = {"num_cpus": self.cpus, "num_gpus": self.gpus}
-                task = ray.remote(max_retries=self.retries, **options)(_call)
+                task: Any = ray.remote(_call)
+                task = task.options(max_retries=self.retries, **options)
                 self._wait(ray, [task.remote(hand) for _ in range(self.workers)], policy.stop)
             finally:
                 ray.shutdown()
@@ -227,13 +229,11 @@ class Ray(Launcher):
         from .hand import ROOT
 
         try:
-            ray.init(
-                self.address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **common
-            )
+            ray.init(self.address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **common)
         except ConnectionError as error:
             raise ConfigError(
-                f"launcher.address: no Ray cluster answers at '{self.address}' ({error}); start one "
-                "with 'ray start --head', or leave the address out"
+                f"launcher.address: no Ray cluster answers at '{self.address}' ({error}); "
+                "start one with 'ray start --head', or leave the address out"
             ) from error
 
     def _wait(self, ray: Any, tasks: Sequence[Any], stop: bool) -> None:

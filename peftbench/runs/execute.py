@@ -128,6 +128,7 @@ class _Execution:
         self.log = MetricsLog(run_dir.metrics) if is_main() else None
         self.tracker = trackers.make(settings.tracker)
         self.phases = phases(self.protocol)
+        self.judged = "test" if self.protocol.reads_test else "val"
         self.found: dict[str, Any] = {"metrics": {}, "reports": [], "eval_s": 0.0}
         self.started = time.monotonic()
         self.stop = threading.Event()
@@ -248,7 +249,7 @@ class _Execution:
         if best is None or sign * value > sign * best:
             self._keep(scored)
             self.found["best"] = {"value": value, "epoch": epoch, "metrics": scored.metrics}
-            if name == "test":
+            if name == self.judged:
                 self.found["best"]["interval"] = self.found["interval"]
             self.best.clear()
             self.best.update({f"best.{n}": t for n, t in fitter.stored().items()})
@@ -265,7 +266,7 @@ class _Execution:
                     "outputs are not finite; a smaller trainer.lr or precision=fp32 may help"
                 )
         self.found["eval_s"] += scored.seconds
-        if name == "test":
+        if name == self.judged:
             value = scored.metrics[self.task.primary]
             interval = self.task.interval(scored.scores_NC, self.task.split(name), value)
             self.found["interval"] = vars(interval)
@@ -290,10 +291,10 @@ class _Execution:
             metrics[f"{phase.watch}_last_epoch"] = metrics[phase.watch]
             metrics[phase.watch] = best["metrics"]
             self.found["interval"] = best.get("interval", self.found.get("interval"))
-        if number + 1 == len(self.phases) and phase.watch != "test":
-            scored = self._score(fitter, "test")
-            self._log(report.steps, fitter.cfg.epochs, "test", scored.metrics)
-            self.found["metrics"]["test"] = scored.metrics
+        if number + 1 == len(self.phases) and phase.watch != self.judged:
+            scored = self._score(fitter, self.judged)
+            self._log(report.steps, fitter.cfg.epochs, self.judged, scored.metrics)
+            self.found["metrics"][self.judged] = scored.metrics
             self._keep(scored)
         self.offset += report.steps
 
@@ -307,7 +308,7 @@ class _Execution:
             size = save_adapter(self.run_dir.adapter, model, self.base_sha256, *about)
         model.release()
         metrics = self.found["metrics"]
-        value = metrics["test"][task.primary]
+        value = metrics[self.judged][task.primary]
         manifest = {**task.manifest, "sha256": task.manifest_sha256}
         sizes = {name: part["count"] for name, part in manifest["splits"].items()}
         counted = {name: sizes[name.removesuffix("_last_epoch")] for name in metrics}
@@ -318,7 +319,7 @@ class _Execution:
         }
         own = self.found["interval"]
         bounds = [own["low"], own["high"]]
-        intervals.setdefault("test", {})[task.primary] = bounds
+        intervals.setdefault(self.judged, {})[task.primary] = bounds
         return {
             "schema_version": SCHEMA,
             "run_id": self.run_dir.run_id,
@@ -337,7 +338,7 @@ class _Execution:
             "primary": {
                 "name": task.primary,
                 "value": value,
-                "split": "test",
+                "split": self.judged,
                 "ci95": bounds,
                 "interval": own["kind"],
                 "higher_is_better": task.higher_is_better,
@@ -360,11 +361,16 @@ class _Execution:
             "rule": label,
             "epoch": self.found.get("best", {}).get("epoch"),
             "phases": [{"name": p.name, "fit": list(p.fit)} for p in self.phases],
-            "test_reads": self.found["test_reads"],
-            "test_opened": "after every epoch"
-            if self.protocol.select == "best_test"
-            else f"once, after phase '{self.phases[-1].name}'",
+            "test_reads": self.found.get("test_reads", 0),
+            "test_opened": self._test_opened(),
         }
+
+    def _test_opened(self) -> str:
+        if not self.protocol.reads_test:
+            return "never"
+        if self.protocol.select == "best_test":
+            return "after every epoch"
+        return f"once, after phase '{self.phases[-1].name}'"
 
     def _cost(self) -> dict[str, Any]:
         reports = self.found["reports"]

@@ -10,6 +10,7 @@ from .. import spec
 from ..errors import ConfigError, unknown
 from .clusters import Ray, Submitit
 from .launchers import Launcher, Local, Parallel
+from .search import Search
 from .settings import ORDERS
 
 
@@ -25,6 +26,7 @@ class Orders:
         retries: see ``on_error``.
         wait: whether to wait for runs that other processes work on, and to continue them where
             their processes die.
+        search: what to search for before the runs; None: their settings are those of the command.
 
     """
 
@@ -32,11 +34,14 @@ class Orders:
     on_error: Literal["continue", "stop", "retry"] = "continue"
     retries: int = 2
     wait: bool = True
+    search: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.launcher, Launcher):
             names = [c.__name__.lower() for c in (Local, Parallel, Submitit, Ray)]
             raise unknown("launcher", type(self.launcher).__name__, names, "launcher._target_")
+        if self.search is not None and not isinstance(self.search, Search):
+            raise unknown("search", type(self.search).__name__, ["optuna"], "search._target_")
         if self.retries < 0:
             raise ConfigError(f"retries: expected 0 or more, got {self.retries}")
 

@@ -22,7 +22,7 @@ from ..errors import ConfigError, unknown
 GROUPS = ("protocol", "tracker", "trainer", "data", "method", "backbone")
 """Configuration groups, in the order in which they are checked."""
 
-ORDERS = ("launcher", "on_error", "retries", "wait")
+ORDERS = ("launcher", "on_error", "retries", "wait", "search")
 """Keys that say how a sweep is carried out, and nothing of a run; see ``runs/orders.py``."""
 
 
@@ -33,13 +33,14 @@ class Protocol:
     Attributes:
         name: ``honest``: nothing is chosen on the test split, which is read once at the end.
             ``paper``: the papers' habit, the best epoch on the test split, labelled as such.
+            ``search``: one fit on train, judged on val; the test split stays closed.
         final_fit: fit again on train+val, with the settings that were evaluated on val, and read
             the test split once after it.
         select: which epoch counts: the last, the best on val, or the best on test.
 
     """
 
-    name: Literal["honest", "paper"] = "honest"
+    name: Literal["honest", "paper", "search"] = "honest"
     final_fit: bool = True
     select: Literal["last", "best_val", "best_test"] = "last"
 
@@ -54,6 +55,16 @@ class Protocol:
                 "protocol.final_fit: protocol=paper fits on train+val from the start; "
                 "there is no second fit (protocol.final_fit=false)"
             )
+        if self.final_fit and self.name == "search":
+            raise ConfigError(
+                "protocol.final_fit: protocol=search has one fit, on train "
+                "(protocol.final_fit=false)"
+            )
+
+    @property
+    def reads_test(self) -> bool:
+        """Whether the test split is opened at all."""
+        return self.name != "search"
 
 
 @dataclass(frozen=True)

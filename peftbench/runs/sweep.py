@@ -24,8 +24,10 @@ from .store import RunDir, find_finished
 from .study_table import Entry, counted, runs, short, show_states, show_study
 
 if TYPE_CHECKING:
+    from .compose import Combination
     from .orders import Orders
     from .plan import Plan
+    from .searching import Searches
 
 AGAIN = "the same command tries failed runs again"
 GOES_ON = "the same command goes on"
@@ -52,25 +54,48 @@ def sweep(arguments: Sequence[str], folder: Path) -> int:
         results = _results(entries)
         if len(results) == len(entries) and all(Path(p).is_file() for p in kept["suites"]):
             return (_all_done if DRY in arguments else _nothing_to_do)(entries, results)
-    plan, orders = _planned(words, folder)
-    if plan.committed and not plan.refused and is_main():
+    found, orders = _composed(words, folder)
+    searches = _searches(found, orders, folder)
+    if searches is not None:
+        if DRY in arguments:
+            searches.show()
+            return 0
+        found = searches.settled(since)
+    plan = _planned(found)
+    if searches is None and plan.committed and not plan.refused and is_main():
         recall.keep(name, _kept(plan))
     if DRY in arguments:
         return _list(plan, orders)
-    return _carry_out(plan, orders, since)
+    code = _carry_out(plan, orders, since)
+    if searches is not None:
+        searches.leave_notes(found)
+    return code
 
 
-def _planned(words: Sequence[str], folder: Path) -> tuple[Plan, Orders]:
-    """Compose and plan a command; every combination has the same orders."""
+def _composed(words: Sequence[str], folder: Path) -> tuple[list[Combination], Orders]:
+    """Compose a command; every combination has the same orders."""
     from .compose import combinations
     from .orders import Orders
 
     multirun = bool(MULTIRUN & set(words))
     found = combinations([w for w in words if w not in MULTIRUN], folder, multirun)
-    orders = Orders.of(found[0].config)
-    from .plan import make_plan  # torch comes with it, so what is wrong above is said before
+    return found, Orders.of(found[0].config)
 
-    return make_plan(found), orders
+
+def _searches(found: Sequence[Combination], orders: Orders, folder: Path) -> Searches | None:
+    """Return the searches that come before the runs of a command."""
+    if orders.search is None:
+        return None
+    from .searching import Searches
+
+    return Searches(found, orders, folder)
+
+
+def _planned(found: Sequence[Combination]) -> Plan:
+    """Plan a command; torch comes with it, so what is wrong with the command is said before."""
+    from .plan import make_plan
+
+    return make_plan(found)
 
 
 def _kept(plan: Plan) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_there_are_choices_of_every_group():
     found = {group: [n for g, n in CHOICES if g == group] for group in GROUPS}
     assert {"gist", "linear", "lora"} <= set(found["method"])
     assert {"dinov2_small", "vit_b16"} <= set(found["backbone"])
-    assert found["protocol"] == ["honest", "paper"] and "digits" in found["data"]
+    assert found["protocol"] == ["honest", "paper", "search"] and "digits" in found["data"]
     assert found["tracker"] == ["files", "tensorboard", "wandb"] and {
         "default",
         "gist_vtab1k",

@@ -16,8 +16,8 @@ from command import ROOT
 from peftbench.runs import cli
 
 STUDY = (
-    *("-m", "backbone=vit_tiny_random", "data=digits", "method=linear,lora", "seed=0,1"),
-    *("trainer.epochs=2", "trainer.save_every_s=0.1", "trainer.threads=1", "study=s"),
+    *("-m", "backbone=vit_tiny_random", "data=digits", "method=linear", "seed=0,1"),
+    *("trainer.epochs=3", "trainer.save_every_s=0.1", "trainer.threads=1", "study=s"),
 )
 
 
@@ -54,15 +54,15 @@ def books(study: Path) -> dict[str, list[dict]]:
     return found
 
 
-def all_once(study: Path, states: tuple[str, ...]) -> None:
+def all_once(study: Path, runs: int, states: tuple[str, ...]) -> None:
     """Every run ended once, one of them after having gone through ``states``."""
     entries = books(study)
-    assert len(entries) == 4
+    assert len(entries) == runs
     told = [tuple(e["state"] for e in run) for run in entries.values()]
     assert all(t.count("finished") == 1 and t[-1] == "finished" for t in told), told
     assert sum(len(t) > 2 for t in told) == 1, told
     assert any(set(states) <= set(t) and len(t) > 2 for t in told), told
-    assert len(list(study.glob("*/result.json"))) == 4
+    assert len(list(study.glob("*/result.json"))) == runs
     assert not (study / "plans").exists()
 
 
@@ -79,7 +79,7 @@ def test_ray_completes_a_study_one_of_whose_workers_is_killed(tmp_path: Path) ->
     assert train(*STUDY, *launcher, f"output={tmp_path}") == 0
     thread.join(1)
     assert killed and not thread.is_alive()
-    all_once(tmp_path / "s", ("started", "finished"))
+    all_once(tmp_path / "s", 2, ("started", "finished"))
     hands = {e["pid"] for run in books(tmp_path / "s").values() for e in run}
     assert killed[0] in hands and len(hands) >= 2 and os.getpid() not in hands
 
@@ -96,7 +96,7 @@ def test_submitit_completes_a_study_one_of_whose_workers_is_killed(tmp_path: Pat
     assert train(*STUDY, *launcher, f"output={tmp_path}") == 0
     thread.join(1)
     assert killed and not thread.is_alive()
-    all_once(tmp_path / "s", ("started", "finished"))
+    all_once(tmp_path / "s", 2, ("started", "finished"))
 
 
 def test_a_preempted_job_saves_its_state_and_continues(tmp_path: Path) -> None:
@@ -106,7 +106,9 @@ def test_a_preempted_job_saves_its_state_and_continues(tmp_path: Path) -> None:
         worker.parent().send_signal(signal.SIGUSR2)
 
     thread = in_the_middle(tmp_path / "s", preempt, 9)
-    launcher = ("launcher=submitit", "launcher.cluster=local")
+    launcher = ("launcher=submitit", "launcher.cluster=local", "seed=0")
     assert train(*STUDY, *launcher, f"output={tmp_path}") == 0
     thread.join(1)
-    all_once(tmp_path / "s", ("interrupted", "resumed"))
+    all_once(tmp_path / "s", 1, ("interrupted", "resumed"))
+    (log,) = (tmp_path / "s" / "submitit").glob("*_log.out")
+    assert "Calling checkpoint method" in log.read_text()
