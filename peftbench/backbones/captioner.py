@@ -47,16 +47,13 @@ class Captioner(nn.Module):
     def __init__(self, vision: nn.Module, text: nn.Module, size: int) -> None:
         super().__init__()
         self.vision, self.text = vision.eval(), text
-        self._sight: str | None = None
         image = torch.zeros(1, 3, size, size, device=next(vision.parameters()).device)
         with torch.no_grad():
             _, self.places, self.seen_width = see(vision, image).shape
 
     def sight(self) -> str:
         """Return the hash of the vision encoder's weights."""
-        if self._sight is None:
-            self._sight = sha256_tensors(self.vision.state_dict())
-        return self._sight
+        return sha256_tensors(self.vision.state_dict())
 
     @property
     def config(self) -> Any:

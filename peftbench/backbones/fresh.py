@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def fresh_start(backbone: Backbone, seed: int = 0) -> Backbone:
             f"were trained: {', '.join(kept[:4])}"
         )
     name = f"{backbone.name} with random weights"
-    return Backbone(name, model, "random", backbone.preprocess, codec=backbone.codec)
+    return replace(backbone, name=name, model=model, source="random", spec={})
 
 
 def _draw(model: Any) -> None:
@@ -49,6 +50,10 @@ def _draw(model: Any) -> None:
         for tensor in (*model.parameters(), *model.buffers()):
             vars(tensor).pop("_is_hf_initialized", None)
         model.initialize_weights()
+        return
+    if not hasattr(model, "init_weights"):  # networks put together: each by its own library
+        for part in model.children():
+            _draw(part)
         return
     for module in model.modules():  # timm's own pass leaves out what it does not know by name
         if not isinstance(module, nn.Linear) and hasattr(module, "reset_parameters"):
