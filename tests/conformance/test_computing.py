@@ -14,9 +14,10 @@ SPREAD = [
     *[(name, use) for name, use in WORKS if use == "vit"],
     *[
         (name, use)
-        for use in ("bert", "t5", "llama", "captioner")
+        for use in ("bert", "t5", "llama")
         for name in ("lora", "ia3", "adapter", "vpt_deep", "prefix")
     ],
+    *[(name, "captioner") for name in ("lora", "context", "prefix")],
     ("gist", "roberta"),
     ("full", "t5"),
     ("lora", "llama_classifier"),
