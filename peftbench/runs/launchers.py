@@ -16,7 +16,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -128,7 +128,7 @@ def written(runs: tuple[Planned, ...], policy: Policy) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # others' plans lie there, or another has removed it
             folder.rmdir()
 
 

@@ -41,6 +41,18 @@ def test_a_plan_goes_to_workers_and_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "s").iterdir()) == []
 
 
+def test_launchers_that_end_together_do_not_stumble_over_each_other(tmp_path):
+    run = Planned("abc", str(tmp_path / "s" / "abc"), {}, "lora")
+    with written((run,), Policy(since=1.0)) as path:
+        with written((run,), Policy(since=2.0)):
+            pass
+        assert path.exists()
+    with written((run,), Policy(since=3.0)) as path:
+        path.unlink()
+        path.parent.rmdir()  # by one that ended a moment before
+    assert list((tmp_path / "s").iterdir()) == []
+
+
 @pytest.mark.parametrize(("code", "started"), [(0, 0), (3, 0), (-9, 1), (1, 0)])
 def test_only_a_worker_that_died_is_replaced(code, started, monkeypatch, tmp_path):
     begun = []
