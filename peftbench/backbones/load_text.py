@@ -47,6 +47,7 @@ class HubText:
 
     family: ClassVar[str]
     takes: ClassVar[str] = "text"
+    local: ClassVar[tuple[str, ...]] = ("model",)  # settings that may name a local folder
     layout: ClassVar[Layout]
     networks: ClassVar[Mapping[str, str]]  # model_type of config.json -> class in transformers
     dropouts: ClassVar[tuple[str, ...]]  # settings of config.json that are probabilities of dropout

@@ -31,8 +31,8 @@ VOLATILE: Mapping[str, str] = {
 }
 """Keys that do not enter the identity (with all that is below them), and why.
 
-``backbone.weights`` is a path and yet absent here: other weights give another result, and nothing
-but the path tells them apart before they are read.
+``backbone.weights`` and ``backbone.model`` may be paths and yet are absent here: other weights give
+another result. Local files count by their content (``runs/local_files.py``).
 """
 
 

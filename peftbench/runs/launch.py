@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,9 @@ from types import FrameType
 from typing import Any
 
 from ..errors import RunLockedError
-from ..files import sha256_file
 from . import trackers
 from .identity import run_id
+from .local_files import by_content
 from .lock import Claim
 from .process import INTERRUPTED, TERMINATED, describe, is_main, say
 from .settings import Settings
@@ -43,15 +42,11 @@ def launch(settings: Settings) -> int:
 def run_dir_of(settings: Settings) -> RunDir:
     """Return the directory of the run that the settings define; nothing is written.
 
-    A local weight file counts by its content, wherever it lies and however its path is spelled;
-    runs that this one starts from count by their own identities, in their order.
+    A local weight file, or a folder of one, counts by its content, wherever it lies and however its
+    path is spelled; runs that this one starts from count by their own identities, in their order.
     """
     plain = dict(settings.plain)
-    weights = Path(str(plain["backbone"].get("weights") or "")).expanduser()
-    if weights.is_file():
-        about = weights.stat()
-        digest = _hash_of(str(weights.resolve()), about.st_size, about.st_mtime_ns)
-        plain["backbone"] = {**plain["backbone"], "weights": f"sha256:{digest}"}
+    plain["backbone"] = by_content(settings.backbone, plain["backbone"])
     if stages := stage_settings(settings):
         method = {key: value for key, value in plain["method"].items() if key != "sources"}
         runs = []
@@ -61,12 +56,6 @@ def run_dir_of(settings: Settings) -> RunDir:
         plain |= {"method": method, "stages": runs}
     identity = run_id(plain, settings.data.manifest_sha256)
     return RunDir(Path(settings.output) / settings.study / identity)
-
-
-@functools.lru_cache(maxsize=16)
-def _hash_of(path: str, size: int, mtime_ns: int) -> str:
-    """Return the hash of a file's content, computed once while the file stays as it is."""
-    return sha256_file(Path(path))
 
 
 def run_one(settings: Settings) -> dict[str, Any]:

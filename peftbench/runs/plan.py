@@ -17,6 +17,7 @@ from ..errors import ConfigError, PeftbenchError
 from .compose import Combination
 from .identity import canonical, lasting
 from .launch import run_dir_of
+from .local_files import has_local
 from .settings import Settings
 from .stages import named, stage_settings
 from .store import RunDir
@@ -147,8 +148,8 @@ class _Making:
             label = f"{row}, {settings.names['data']}, seed {settings.seed}"
             self.refused.append((label, error))
             return None
-        weights = settings.plain["backbone"].get("weights")
-        self.committed &= getattr(type(settings.data), "committed", False) and not weights
+        local = has_local(settings.backbone, settings.plain["backbone"])
+        self.committed &= getattr(type(settings.data), "committed", False) and not local
         if run_dir.run_id not in self.runs:
             plain = dict(settings.plain)
             made = Planned(run_dir.run_id, str(run_dir.path), plain, row, tuple(needs), source)
