@@ -2,9 +2,9 @@
 
 A plan is kept in the cache folder under a hash of everything that it follows from: the command, the
 folder it was given in, the files of the package and of the configurations (name, size, time of last
-change), and the environment that configurations may read. It is kept only if identities follow from
-these alone: no local weights, and no data whose manifest is made from files elsewhere. So a study
-that is done is found to be done without Hydra, torch or any data.
+change), and the environment and times that words and configurations refer to. It is kept only if
+identities follow from these alone: no local weights, and no data whose manifest is made from files
+elsewhere. So a study that is done is found to be done without Hydra, torch or any data.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 KEPT = 200  # plans; the oldest go first
 PREFIX = "PEFTBENCH_"
-"""Environment variables that a configuration may read begin like this."""
+"""Environment variables of the project begin like this; words may refer to others as well."""
+REFERENCE = re.compile(r"\b(oc\.env|now)\s*:\s*([^,}]*)")
+"""What a word or a configuration takes from outside: ``${oc.env:NAME}``, ``${now:%Y-%m-%d}``."""
 FOLDER = "plans"
 
 
@@ -26,23 +30,58 @@ def key(words: Sequence[str], configs: Path) -> str:
     """Return what a plan is kept under."""
     package = Path(__file__).resolve().parents[1]
     plugins = [Path(p) for p in os.environ.get("PEFTBENCH_PATH", "").split(os.pathsep) if p]
+    files = [list(_files(folder)) for folder in (package, configs, *plugins)]
+    texts = [*words, *_configurations(path for found in files[1:] for path, _, _ in found)]
     subject = {
         "words": list(words),
         "folder": os.getcwd(),
-        "files": [list(_files(folder)) for folder in (package, configs, *plugins)],
+        "files": files,
         "environment": sorted((k, v) for k, v in os.environ.items() if k.startswith(PREFIX)),
+        "outside": sorted(_outside(texts)),
     }
     return hashlib.sha256(json.dumps(subject).encode()).hexdigest()[:24]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, size and time of the last change of all files below ``folder``."""
-    for name, folders, files in os.walk(folder):
+    """Yield name, size and time of the last change of all files below ``folder``.
+
+    Links to folders are followed; of one that leads to no file, or back, the name alone counts.
+    """
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(name)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
         for file in sorted(files):
             path = os.path.join(name, file)
-            about = os.stat(path)
+            try:
+                about = os.stat(path)
+            except OSError:  # a dangling link, as editors leave, or a file that has just gone
+                yield path, -1, -1
+                continue
             yield path, about.st_size, about.st_mtime_ns
+
+
+def _configurations(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the text of configuration files."""
+    for path in paths:
+        if path.endswith(".yaml"):
+            try:
+                yield Path(path).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+
+
+def _outside(texts: Iterable[str]) -> set[tuple[str, str, str]]:
+    """Return what texts take from the environment and the clock, with its present value."""
+    found = {(kind, name.strip()) for text in texts for kind, name in REFERENCE.findall(text)}
+    return {
+        (kind, name, time.strftime(name) if kind == "now" else os.environ.get(name, ""))
+        for kind, name in found
+    }
 
 
 def find(name: str) -> dict[str, Any] | None:

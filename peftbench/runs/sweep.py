@@ -6,6 +6,7 @@ said to be so at once, by a plan that was kept (:mod:`peftbench.runs.recall`).
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..errors import PeftbenchError
+from ..errors import ConfigError, PeftbenchError
 from . import recall
 from .cli import DRY, MULTIRUN, in_order, with_aliases
 from .process import CRASHED, FAILED, describe, is_main, report, say, together
@@ -52,7 +53,8 @@ def sweep(arguments: Sequence[str], folder: Path) -> int:
     if kept is not None and (DRY in arguments or not together()):
         entries = [Entry(**entry) for entry in kept["runs"]]
         results = _results(entries)
-        if len(results) == len(entries) and all(Path(p).is_file() for p in kept["suites"]):
+        whole = len(results) == len(entries)
+        if whole and all(_sums_up(Path(p), results) for p in kept["suites"]):
             return (_all_done if DRY in arguments else _nothing_to_do)(entries, results)
     found, orders = _composed(words, folder)
     searches = _searches(found, orders, folder)
@@ -76,9 +78,14 @@ def _composed(words: Sequence[str], folder: Path) -> tuple[list[Combination], Or
     """Compose a command; every combination has the same orders."""
     from .compose import combinations
     from .orders import Orders
+    from .settings import ORDERS
 
     multirun = bool(MULTIRUN & set(words))
     found = combinations([w for w in words if w not in MULTIRUN], folder, multirun)
+    given = [{key: job.config.get(key) for key in ORDERS} for job in found]
+    for key in ORDERS:
+        if any(one[key] != given[0][key] for one in given):
+            raise ConfigError(f"{key}: one value holds for the whole sweep; several are given")
     return found, Orders.of(found[0].config)
 
 
@@ -113,6 +120,15 @@ def _results(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     """Return the results of the runs that are finished."""
     found = {e.run_id: find_finished(RunDir(Path(e.path))) for e in entries}
     return {run_id: result for run_id, result in found.items() if result is not None}
+
+
+def _sums_up(path: Path, results: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tell whether a ``suite.json`` says what its runs do, each of them finished."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"].values()
+        return all(t["value"] == results[t["run_id"]]["primary"]["value"] for t in tasks)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _nothing_to_do(entries: Sequence[Entry], results: Mapping[str, Mapping[str, Any]]) -> int:
@@ -211,7 +227,8 @@ def _ending(plan: Plan, entries: Sequence[Entry], states: Mapping[str, tuple[Sta
         )
     study = Path(entries[-1].path).parent
     left = [state for state, _ in states.values() if state not in ("done", "failed")]
-    rest = f"; {GOES_ON}" if left and not failed else ""
+    rest = f"; {len(plan.refused)} could not be planned" if plan.refused else ""
+    rest += f"; {GOES_ON}" if left and not failed else ""
     say(f"{counted(entries, states)}{rest}: {study}")
     if any(not _mistake(note) for note in failed.values()):
         return CRASHED

@@ -125,6 +125,65 @@ def test_a_plan_is_not_remembered_when_anything_changed(command, configs, monkey
     assert "1 left" in command(*SWEEP).out and len(command.calls()) == 7
 
 
+def test_a_plan_is_not_remembered_when_what_words_refer_to_changed(command, configs, monkeypatch):
+    words = ["-m", "seed=0", "output=${oc.env:SCRATCH}/outputs"]
+    monkeypatch.setenv("SCRATCH", "/a")
+    known = recall.key(words, configs)
+    monkeypatch.setenv("SCRATCH", "/b")
+    assert recall.key(words, configs) != known
+    monkeypatch.setenv("UNSAID", "1")
+    monkeypatch.setenv("SCRATCH", "/a")
+    assert recall.key(words, configs) == known
+    timed = ["-m", "seed=0", "study=${now:%Y}"]
+    known = recall.key(timed, configs)
+    monkeypatch.setattr(recall.time, "strftime", lambda form: f"later {form}")
+    assert recall.key(timed, configs) != known
+
+
+def test_plugin_folders_count_through_links_and_despite_dangling_ones(
+    tmp_path, configs, monkeypatch
+):
+    plugin, real = tmp_path / "plugin", tmp_path / "real"
+    plugin.mkdir()
+    (real / "method").mkdir(parents=True)
+    (plugin / "configs").symlink_to(real)
+    (real / "back").symlink_to(plugin)
+    (plugin / ".#open.yaml").symlink_to("somebody@somewhere.1")
+    monkeypatch.setenv("PEFTBENCH_PATH", str(plugin))
+    known = recall.key(["-m"], configs)
+    assert recall.key(["-m"], configs) == known
+    (real / "method" / "mine.yaml").write_text("rank: 1\n")
+    changed = recall.key(["-m"], configs)
+    assert changed != known
+    (plugin / ".#open.yaml").unlink()
+    assert recall.key(["-m"], configs) != changed
+
+
+@pytest.mark.parametrize("state", ["incomplete", "gone", "torn", "other"])
+def test_a_summary_that_lags_behind_its_runs_is_written_anew(command, state):
+    words = ("-m", "data=pocket", "seed=0", "method=lora")
+    command(*words)
+    (suite,) = (command.work / "outputs" / "default").glob("*/suite.json")
+    whole = suite.read_text()
+    summary = json.loads(whole)
+    if state == "other":
+        summary["tasks"]["digits"]["value"] = 0.25
+    else:
+        summary["tasks"]["digits"] = {"run_id": summary["tasks"]["digits"]["run_id"]}
+    suite.write_text(whole[:20] if state == "torn" else json.dumps(summary))
+    if state == "gone":
+        suite.unlink()
+    again = command(*words)
+    assert again.returncode == 0 and "nothing to do: 2 runs" in again.out
+    assert suite.read_text() == whole and len(command.calls()) == 2
+
+
+def test_orders_hold_for_a_whole_sweep(command):
+    done = command("-m", "seed=0", "method=lora", "on_error=stop,continue")
+    assert done.returncode == 2 and "on_error: one value holds for the whole sweep" in done.err
+    assert command.calls() == []
+
+
 @pytest.mark.parametrize(
     ("words", "calls"),
     [
