@@ -246,6 +246,11 @@ def signed_rank(differences: Sequence[float]) -> float | None:
     return float(stats.wilcoxon(different).pvalue)
 
 
+def least_p(differences: Sequence[float]) -> float:
+    """Return the least p that :func:`signed_rank` can have: all pairs that differ agree in sign."""
+    return min(1.0, 2.0 ** (1 - sum(abs(d) > EQUAL for d in differences)))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number by Holm's step-down rule, in the given order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -16,7 +16,15 @@ from ..errors import ConfigError
 from . import published
 from .collect import Collection, Missing, Run
 from .paired import mean_score
-from .stats import Estimate, bootstrap, holm, mean_ranks, seeds_or_binomial, signed_rank
+from .stats import (
+    Estimate,
+    bootstrap,
+    holm,
+    least_p,
+    mean_ranks,
+    seeds_or_binomial,
+    signed_rank,
+)
 from .tradeoff import ppt, pscp
 from .variants import Variant, renamed, variants
 
@@ -91,7 +99,8 @@ class Line:
         lacking: name of a mean -> what is missing, in words.
         rank: mean rank over tasks; None if a task is missing.
         ranks: task -> rank among the methods that have every task.
-        standing: against the best: best, tied, worse or untested; empty without a mean.
+        standing: against the best: best, tied, worse or untested (too few pairs to tell anything);
+            empty without a mean.
         p_holm: of the paired test against the best, after Holm.
 
     """
@@ -315,17 +324,27 @@ def _rank(whole: Sequence[Line], tasks: Sequence[str]) -> None:
 
 
 def _test(whole: Sequence[Line], overall: str, tasks: Sequence[str]) -> None:
-    """Test every complete method against the best one over pairs of task and seed."""
+    """Test every complete method against the best one over pairs of task and seed.
+
+    Where a corrected p could not be small enough even if all pairs agreed, nothing is tested.
+    """
     if not whole:
         return
     best = min(whole, key=lambda line: _order(line, overall))
     best.standing = BEST
     others = [line for line in whole if line is not best]
-    p_values = [signed_rank(_differences(best, line, tasks)) for line in others]
-    corrected = iter(holm([p for p in p_values if p is not None]))
-    for line, p in zip(others, p_values, strict=True):
-        line.p_holm = None if p is None else next(corrected)
-        line.standing = UNTESTED if line.p_holm is None else TIED if line.p_holm > ALPHA else WORSE
+    pairs = [_differences(best, line, tasks) for line in others]
+    p_values = [signed_rank(d) for d in pairs]
+    found = [
+        (line, d, p) for line, d, p in zip(others, pairs, p_values, strict=True) if p is not None
+    ]
+    corrected, least = holm([p for *_, p in found]), holm([least_p(d) for _, d, _ in found])
+    for line in others:
+        line.standing = UNTESTED
+    for (line, *_), p, reachable in zip(found, corrected, least, strict=True):
+        line.p_holm = p
+        if reachable <= ALPHA:
+            line.standing = TIED if p > ALPHA else WORSE
 
 
 def _differences(best: Line, other: Line, tasks: Sequence[str]) -> list[float]:

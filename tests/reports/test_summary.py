@@ -89,6 +89,24 @@ def test_too_few_pairs_are_no_tie(tmp_path):
     assert [entry.standing for entry in board(tmp_path).lines] == ["best", "untested"]
 
 
+@pytest.mark.parametrize(("seeds", "standing"), [(5, "untested"), (6, "worse")])
+def test_a_test_that_could_not_tell_is_none(tmp_path, seeds, standing):
+    """Five pairs that all agree have p = 2 / 2^5 = 0.06: no tie of 90 and 20 percent."""
+    for seed in range(seeds):
+        write_run(tmp_path, "lora", seed=seed, value=0.9 + seed / 100)
+        write_run(tmp_path, "ssf", seed=seed, value=0.2 + seed / 500)
+    other = board(tmp_path).lines[1]
+    assert other.standing == standing and other.p_holm == pytest.approx(2 / 2**seeds)
+
+
+def test_what_could_not_tell_for_the_number_of_methods_is_none_either(tmp_path):
+    for seed in range(6):  # 2 / 2^6 times two comparisons is more than 0.05
+        write_run(tmp_path, "lora", seed=seed, value=0.9 + seed / 100)
+        write_run(tmp_path, "ssf", seed=seed, value=0.2 + seed / 500)
+        write_run(tmp_path, "ia3", seed=seed, value=0.3 + seed / 300)
+    assert [entry.standing for entry in board(tmp_path).lines] == ["best", "untested", "untested"]
+
+
 def test_less_is_better_for_losses(tmp_path):
     for method, value in (("lora", 2.0), ("ssf", 3.0)):
         for task in ("intents", "tweets"):
