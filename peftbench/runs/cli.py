@@ -245,6 +245,7 @@ def with_aliases(arguments: Sequence[str]) -> list[str]:
             out += [f"parts@{place}=none", *(f"+method@{place}.{n}={n}" for n in names)]
             continue
         argument = re.sub(r"^(\+{0,2}|~)parts\.", r"\1method.parts.", argument)
+        argument = re.sub(r"^search\.(space|own)(?=[.=])", r"++search.\1", argument)
         argument = re.sub(r"^(inner\.)?(blocks|sizes)\.", r"++method.\1\2.", argument)
         argument = re.sub(r"^(\+{0,2}|~)inner(?==|$)", r"\1method@method.inner", argument)
         argument = re.sub(r"^(\+{0,2}|~)sources(?==|$)", r"\1sources@method.sources", argument)

@@ -3,8 +3,8 @@
 Every combination of a command is searched on its own (its seeds share what is found), all with the
 same budget. A trial is one run, or several of growing length, under ``protocol=search`` in the
 study ``<study>-search``: an ordinary run with an identity, which is found again, continued and
-shared between workers as any other. Optuna chooses; what it was told stands in ``search.json`` in that
-folder, written after every round, so that a killed search goes on with the same trials.
+shared between workers as any other. Optuna chooses; what it was told stands in ``search.json`` in
+that folder, written after every round, so that a killed search goes on with the same trials.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ FAKE_CONFIGS = {
 def configs(tmp_path_factory):
     """A folder of configurations: the project's own, with fakes for what trains."""
     folder = tmp_path_factory.mktemp("tree") / "configs"
-    for part in ("config.yaml", "protocol", "tracker", "launcher", "hydra"):
+    for part in ("config.yaml", "protocol", "tracker", "launcher", "search", "hydra"):
         source = ROOT / "configs" / part
         target = folder / part
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,7 @@ def result_of(settings: Any, run_id: str, value: float = 0.9) -> dict[str, Any]:
             "value": value,
             "split": "test",
             "ci95": [value - 0.02, value + 0.02],
+            "higher_is_better": True,
         },
         "params": {"trainable": 12345, "head": 3850, "total": 22_000_000},
         "artefact_bytes": 52_000,

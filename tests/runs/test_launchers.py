@@ -2,6 +2,7 @@
 
 import pytest
 
+from peftbench.errors import ConfigError
 from peftbench.runs import launchers
 from peftbench.runs.launchers import environment_of, read_work, written
 from peftbench.runs.plan import Planned
@@ -71,3 +72,42 @@ def test_what_ends_one_worker_for_good_ends_all(code, stop, monkeypatch, tmp_pat
     crew.crew = {0: None, 1: None}
     crew._left(0, code)
     assert stopped == [1] and crew.told == (None if code == 3 else code)
+
+
+def test_slurm_is_asked_for_what_the_configuration_says(tmp_path, monkeypatch):
+    """A stand-in takes the place of SLURM's commands; the job file is submitit's own."""
+    from peftbench.runs.clusters import Submitit
+    from peftbench.runs.hand import Hand
+
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    asked = tmp_path / "asked.sh"
+    for name in ("srun", "sacct", "scancel"):
+        (tools / name).write_text("#!/bin/sh\n")
+    (tools / "sbatch").write_text(f'#!/bin/sh\ncp "$1" {asked}\necho Submitted batch job 77\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    launcher = Submitit(
+        **{"workers": 5, "at_once": 2, "partition": "short", "gpus": 1, "memory_gb": 8.0},
+        **{"timeout_min": 30, "signal_delay_s": 60, "extra": {"nice": 5}},
+    )
+    launcher.check()
+    executor = launcher._executor(tmp_path / "jobs")
+    with executor.batch():
+        jobs = [executor.submit(Hand("plan.json", str(tmp_path))) for _ in range(5)]
+    assert [job.job_id for job in jobs] == [f"77_{i}" for i in range(5)]
+    text = asked.read_text()
+    for option in ("array=0-4%2", "partition=short", "gpus-per-node=1", "mem=8GB", "time=30"):
+        assert f"#SBATCH --{option}\n" in text
+    assert "--signal=USR2@60" in text and "--requeue\n" in text and "--nice=5" in text
+
+
+def test_without_slurm_the_launcher_says_so(monkeypatch, tmp_path):
+    from peftbench.runs.clusters import Submitit
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="no 'sbatch' here"):
+        Submitit().check()
+    with pytest.raises(ConfigError, match=r"launcher\.workers: expected 1 or more"):
+        Submitit(workers=0)

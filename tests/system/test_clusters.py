@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import psutil
+import pytest
 from command import ROOT
 
 from peftbench.runs import cli
@@ -99,6 +100,7 @@ def test_submitit_completes_a_study_one_of_whose_workers_is_killed(tmp_path: Pat
     all_once(tmp_path / "s", 2, ("started", "finished"))
 
 
+@pytest.mark.long
 def test_a_preempted_job_saves_its_state_and_continues(tmp_path: Path) -> None:
     """The signal that SLURM sends before the end goes to the job, as submitit's own test does."""
 

@@ -20,7 +20,7 @@ def search_of(output: Path) -> list[dict]:
 
 
 def test_the_better_of_two_is_found_and_the_test_split_stays_closed(tmp_path: Path) -> None:
-    words = (*BASE, "method=linear", "trainer.epochs=2", f"output={tmp_path}")
+    words = (*BASE, "method=lora", "trainer.epochs=2", f"output={tmp_path}")
     words += ("search.space={trainer.lr:[1e-6,1e-2]}", "search.sampler=grid")
     process = start(*words)  # killed once its first trial has begun
     end = time.monotonic() + 200
@@ -52,4 +52,4 @@ def test_the_better_of_two_is_found_and_the_test_split_stays_closed(tmp_path: Pa
     note = json.loads((final.parent / "search.json").read_text())
     assert note["best"] == search["best"] and note["spent"] == search["spent"]
     assert "lr: 0.01" in (final.parent / "config.yaml").read_text()
-    assert "search, linear on digits: 2 of 2 trials" in out
+    assert "search, lora on digits: 2 of 2 trials" in out
