@@ -154,6 +154,11 @@ class Board:
         return f"{self.data}, {self.backbone}, protocol {self.protocol}"
 
     @property
+    def split(self) -> str:
+        """The split that its scores are of; trials of a search never read test."""
+        return "val" if self.protocol == "search" else "test"
+
+    @property
     def views(self) -> tuple[str, ...]:
         """What the methods can be ordered by: the means, then every task."""
         names = dict.fromkeys(name for line in self.lines for name in line.means)

@@ -30,7 +30,7 @@ def _scores(board: Board) -> Table:
     means = list(board.lines[0].means)
     tasks = [task for task in board.tasks if task not in means]
     table = Table(
-        f"{board.title}: test scores{unit_note(board)}",
+        f"{board.title}: {board.split} scores{unit_note(board)}",
         ["method", "", *means, *(["mean rank"] if tasks else []), *tasks],
         words=[""],
     )
@@ -70,6 +70,7 @@ def score_notes(board: Board) -> list[str]:
     for line in board.lines:
         if line.variant.per_task:
             notes.append(f"{line.label}: set per task: {', '.join(line.variant.per_task)}")
+        notes += [f"{line.label}: {text}" for text in line.variant.searched]
     return notes
 
 

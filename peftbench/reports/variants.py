@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import ConfigError, unknown
 from ..runs.identity import VOLATILE, lasting
+from ..runs.states import note_of
+from ..runs.store import RunDir
 from .collect import Run
 
 CHOSEN = ("backbone", "trainer", "protocol")
@@ -40,6 +42,20 @@ class Variant:
     runs: tuple[Run, ...]
     per_task: tuple[str, ...] = ()
     _by_place: Mapping[tuple[str, int], Run] = field(init=False, repr=False, compare=False)
+
+    @property
+    def searched(self) -> list[str]:
+        """What was spent on choosing its settings, one text per search that its runs name."""
+        found: dict[str, str] = {}
+        for run in self.runs:
+            note = note_of(RunDir(run.path))
+            if note is not None:
+                spent = note["spent"]
+                text = (
+                    f"settings searched on val: {spent['trials']} trials, {spent['seconds']:.0f} s"
+                )
+                found[note["search"]] = text
+        return sorted(set(found.values()))
 
     def __post_init__(self) -> None:
         places: dict[tuple[str, int], Run] = {}

@@ -29,12 +29,12 @@ from .orders import Orders
 from .plan import Plan, make_plan
 from .process import say, together
 from .search import Search
+from .states import SEARCH as FILE
 from .states import state_of
-from .store import RunDir, find_finished
+from .store import find_finished
 from .work import Policy
 
 SCHEMA = 1
-FILE = "search.json"
 SUFFIX = "-search"
 FAILED, STOPPED, DONE = "failed", "stopped", "done"
 
@@ -351,15 +351,6 @@ class Searches:
     def _held(self) -> Iterator[None]:
         with held(self.place / ".search.lock"):
             yield
-
-
-def note_of(run_dir: RunDir) -> dict[str, Any] | None:
-    """Return what a run says of the search that chose its settings; None if there was none."""
-    try:
-        note = json.loads((run_dir.path / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) else None
 
 
 def _short(word: str) -> str:

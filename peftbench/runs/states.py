@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .plan import Planned
 
 State = Literal["done", "failed", "running elsewhere", "interrupted", "to do"]
+SEARCH = "search.json"
+"""What a run, and the folder of a search, says of a search."""
 
 
 def state_of(run_dir: RunDir) -> tuple[State, str]:
@@ -104,6 +106,15 @@ def _seconds(run_dir: RunDir, result: Mapping[str, Any] | None = None) -> float 
         return float(cost["train_s"]) + float(cost["eval_s"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def note_of(run_dir: RunDir) -> dict[str, Any] | None:
+    """Return what a run says of the search that chose its settings; None if there was none."""
+    try:
+        note = json.loads((run_dir.path / SEARCH).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
 def duration(seconds: float) -> str:

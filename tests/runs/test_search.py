@@ -129,3 +129,15 @@ def test_a_missing_extra_is_told_before_anything_is_planned(command, monkeypatch
     done = command("-m", f"launcher={extra}", "seed=0,1", "method=lora")
     assert done.returncode == 2 and f"pip install -e '.[{extra}]'" in done.err
     assert list(command.work.iterdir()) == []
+
+
+def test_a_report_says_what_the_search_cost(command):
+    from peftbench.reports.collect import collect
+    from peftbench.reports.variants import Variant
+
+    command(*WORDS, "method=lora", "seed=0,1")
+    runs = collect([command.work / "outputs" / "default"]).runs
+    assert len(runs) == 2
+    assert Variant("lora", "lora", tuple(runs)).searched == [
+        "settings searched on val: 3 trials, 192 s"
+    ]
