@@ -139,7 +139,7 @@ class RunDir:
 def find_finished(run_dir: RunDir) -> dict[str, Any] | None:
     """Return the result of a finished run, None if it is not finished.
 
-    A ``result.json`` that cannot be read, lacks keys or belongs to another run is reported on
+    A ``result.json`` that cannot be read, lacks keys or figures, or is another run's is reported on
     standard error and not trusted: the run then counts as not finished.
     """
     if not run_dir.result.exists():
@@ -152,10 +152,34 @@ def find_finished(run_dir: RunDir) -> dict[str, Any] | None:
             raise ValueError(f"it lacks {', '.join(missing)}")
         if result["run_id"] != run_dir.run_id:
             raise ValueError(f"it belongs to run {result['run_id']}")
+        _check_figures(result)
     except (OSError, ValueError) as error:
         warn(f"{run_dir.result} is not trusted: {error}; the run counts as not finished")
         return None
     return result
+
+
+def _check_figures(result: Mapping[str, Any]) -> None:
+    """Refuse a result whose figures are not there.
+
+    Raises:
+        ValueError: says which.
+
+    """
+    if not isinstance(result["primary"], dict):
+        raise ValueError("its 'primary' is not a mapping")
+    primary = result["primary"]
+    for name, count in (("value", 1), ("ci95", 2)):
+        found = primary.get(name)
+        numbers = found if count > 1 and isinstance(found, list) else [found]
+        if len(numbers) != count or not all(_is_number(n) for n in numbers):
+            raise ValueError(f"its primary.{name} is {found!r}")
+    if not isinstance(primary.get("name"), str):
+        raise ValueError(f"its primary.name is {primary.get('name')!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 class MetricsLog:

@@ -1,6 +1,7 @@
 """Files of a run and the ledger of a study survive crashes and several writers."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -226,6 +227,14 @@ def test_finishing_writes_the_result_last_and_clears_up(run_dir, plain, fakes):
         (lambda r: "[]", "it is not a mapping"),
         (lambda r: json.dumps({k: v for k, v in r.items() if k != "primary"}), "it lacks primary"),
         (lambda r: json.dumps(r | {"run_id": "other"}), "it belongs to run other"),
+        (lambda r: json.dumps(r | {"primary": None}), "its 'primary' is not a mapping"),
+        (lambda r: json.dumps(r | {"primary": {}}), "its primary.value is None"),
+        (
+            lambda r: json.dumps(r | {"primary": r["primary"] | {"ci95": [1]}}),
+            "primary.ci95 is [1]",
+        ),
+        (lambda r: json.dumps(r | {"primary": r["primary"] | {"value": math.nan}}), "is nan"),
+        (lambda r: json.dumps(r | {"primary": r["primary"] | {"name": None}}), "name is None"),
     ],
 )
 def test_a_bad_result_is_reported_and_not_trusted(run_dir, plain, fakes, capsys, spoil, reason):
