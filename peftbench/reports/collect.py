@@ -209,20 +209,38 @@ def collect(places: Sequence[str | Path]) -> Collection:
     return Collection(_told_apart(list(runs.values())), tuple(_lost(summaries, runs.values())))
 
 
-def walk(place: Path) -> Iterator[tuple[Path, bool]]:
+def walk(place: Path, linked: set[str] | None = None) -> Iterator[tuple[Path, bool]]:
     """Yield folders, sorted, and whether each is a run's; nothing inside a run or hidden.
 
-    A run's folder has settings, and its name is an identity.
+    A run's folder has settings, and its name is an identity. Links are followed, each place that
+    they lead to once.
+
+    Args:
+        place: where to begin.
+        linked: places that links led to so far.
+
+    Raises:
+        ConfigError: a folder cannot be read.
+
     """
+    linked = set() if linked is None else linked
     is_run = bool(re.fullmatch("[0-9a-f]{12}", place.name or place.resolve().name))
     is_run = is_run and (place / "config.yaml").is_file()
     yield place, is_run
     if not is_run:
-        with os.scandir(place) as entries:
-            folders = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-        for name in folders:
-            if not name.startswith("."):
-                yield from walk(place / name)
+        try:
+            with os.scandir(place) as entries:
+                folders = sorted((e.name, e.is_symlink()) for e in entries if e.is_dir())
+        except OSError as error:
+            raise ConfigError(f"runs: {place} cannot be read ({error.strerror})") from error
+        for name, link in folders:
+            if name.startswith("."):
+                continue
+            if link:
+                if (target := os.path.realpath(place / name)) in linked:
+                    continue
+                linked.add(target)
+            yield from walk(place / name, linked)
 
 
 def read(path: Path) -> Run:

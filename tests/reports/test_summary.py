@@ -245,3 +245,14 @@ def test_latex_uses_booktabs_and_escapes():
         assert part in text
     assert r"gist{[}a=1{]} & \textasciitilde{} 3 \\" in text and r"p \textgreater{} 0.05" in text
     assert r"x \& y" in text
+
+
+def test_studies_behind_links_are_read_once(tmp_path):
+    write_run(tmp_path / "scratch", "lora")
+    write_run(tmp_path / "outputs" / "own", "ssf")
+    (tmp_path / "outputs" / "far").symlink_to(tmp_path / "scratch")
+    (tmp_path / "outputs" / "again").symlink_to(tmp_path / "scratch")
+    (tmp_path / "scratch" / "back").symlink_to(tmp_path / "outputs")
+    (tmp_path / "outputs" / "gone").symlink_to(tmp_path / "nowhere")
+    runs = collect([tmp_path / "outputs"]).runs
+    assert sorted(run.method for run in runs) == ["lora", "ssf"]
