@@ -182,6 +182,10 @@ class Dora(LowRank):
         """Hook the layer's output, whose magnitudes are scaled after the update."""
         LinearEdit.install(self, delta, handles)
 
+    def around(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return the updated output; the fused step of the base class leaves magnitudes out."""
+        return self.change(x, forward(x))
+
     def row_norm(self, s: LinearSite) -> Tensor:
         """Return ||W + s B A|| per output row of a role, (O,), no gradient."""
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Context-PEFT while a network writes: caches, merged weights, beams, padding, several images."""
 
 import pytest
+import tiny
 import torch
 from context_nets import INNER, S, adapted, close, inputs, layout, logits, method, ready, shake
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,3 +137,13 @@ def test_padding_in_front_and_several_images(inner):
             one = {k: v[row : row + 1] for k, v in inputs().items()}
             own = {"context": context[row : row + 1]}
             close(logits(model, one, own)[0], together[row], 1e-9)
+
+
+@pytest.mark.parametrize("inner", [*INNER, "dora"])
+def test_decoding_in_fp32_is_one_full_pass(inner):
+    """In fp32 on a CPU a token that one copy alone acts on takes a path of its own."""
+    fresh = tiny.fresh("llama_tiny_random")
+    with adapted(method(inner, merge=False), base=fresh) as model:
+        tiny.perturb(model, size=0.3, seed=5)
+        model.eval()
+        close(*decode(model, inputs(), layout()), tolerance=1e-4)
