@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.anatomy import Anatomy
+from ..backbones.backbone import Backbone
 from ..errors import ExportError
 from ..train.model import MAIN, Adapted
 
@@ -78,11 +79,31 @@ def bound_for(network: nn.Module) -> float:
     return FINE if kinds <= {torch.float32, torch.float64} else COARSE
 
 
+def refuse_captioner(backbone: Backbone) -> None:
+    """Refuse a network that is two, with a trained map between them.
+
+    Raises:
+        ExportError: it is a captioner.
+
+    """
+    if backbone.anatomy.connect is not None:
+        raise ExportError(
+            f"{backbone.name} is a vision encoder, a trained map and a decoder, which neither "
+            "timm, transformers nor peft holds as one network; peftbench.load(RUN) opens the run, "
+            "and `python -m peftbench.predict adapter=RUN input=PICTURE` writes captions"
+        )
+
+
 def sample_inputs(model: Adapted, count: int = 8, seed: int = 0) -> dict[str, Tensor]:
     """Return random inputs of the kind the network takes, on its device.
 
     Images are normal noise, texts random ids of which the first has padding at its end.
+
+    Raises:
+        ExportError: the network is a captioner.
+
     """
+    refuse_captioner(model.backbone)
     generator = torch.Generator().manual_seed(seed)
     network: Any = model.base
     like = next(network.parameters())

@@ -24,11 +24,13 @@ from peftbench.edits import (
 )
 from peftbench.errors import ExportError
 from peftbench.files import sha256_tensors
-from peftbench.interop import merge
+from peftbench.interop import merge, write_peft
 from peftbench.interop.compare import bound_for
 from peftbench.methods import Method
 from peftbench.methods.combo import Combo
+from peftbench.methods.lora import Lora
 from peftbench.methods.repadapter import GroupedBottleneck
+from peftbench.train import Adapted
 
 MERGES = (
     *("lora", "dora", "ia3", "bitfit", "layernorm", "full", "linear"),
@@ -257,3 +259,13 @@ def test_merged_weight_is_the_hand_made_one(untouched):
         assert torch.equal(network.blocks[0].norm1.weight, norm.gamma * old.weight)
         assert torch.equal(network.blocks[0].norm1.bias, norm.gamma * old.bias + norm.beta)
         assert sha256_tensors(model.base.state_dict()) == digest
+
+
+def test_the_export_of_a_captioner_is_refused_before_anything_is_written(tmp_path):
+    """It is two networks and a map between them; no library holds these as one."""
+    for write in (merge, lambda model: write_peft(model, {}, tmp_path / "out")):
+        model = Adapted(tiny.fresh("captioner_tiny_random"), Lora(), None)
+        with pytest.raises(ExportError, match="a trained map and a decoder"):
+            write(model)
+        model.release()
+    assert not (tmp_path / "out").exists()
