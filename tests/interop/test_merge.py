@@ -36,7 +36,7 @@ MERGES = (
     *("lora", "dora", "ia3", "bitfit", "layernorm", "full", "linear"),
     *("fact_tt", "fact_tk", "repadapter"),
 )
-USES = [u for u in tiny.USES if u != "roberta"]
+USES = [u for u in tiny.USES if u not in ("roberta", "captioner")]
 CASES = [
     (m, u) for u in USES for m in MERGES if not (m == "linear" and tiny.USES[u][1] is None)
 ] + [("ssf", "vit"), ("ssf", "bert"), ("ssf", "roberta")]

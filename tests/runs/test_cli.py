@@ -77,7 +77,7 @@ def test_help_is_for_a_reader(command):
         "method: gist, linear, lora\n",
         "data: broken, digits, pocket, pocket_broken\n",
         "data/small: digits\n",
-        "protocol: honest, paper\n",
+        "protocol: honest, paper, search\n",
         "tracker: files, tensorboard, wandb\n",
         "Examples",
         "python train.py method=gist inner=lora",

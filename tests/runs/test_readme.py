@@ -19,7 +19,8 @@ VOLATILE = ("on_error", "retries", "wait", "launcher", "search")
 
 def commands():
     for page in PAGES:
-        for line in (ROOT / page).read_text().splitlines():
+        text = re.sub(r" *\\\n *", " ", (ROOT / page).read_text())  # commands over several lines
+        for line in text.splitlines():
             found = re.match(r"(?:    )?(?:\w+=\w+ )*python train\.py( .*)?$", line.rstrip("`"))
             if found and "..." not in line and not re.search(r"\b[A-Z]{2,}=|=?\$\{?\w", line):
                 yield page, (found[1] or "").strip()
