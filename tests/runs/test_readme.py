@@ -11,7 +11,14 @@ from peftbench.runs.settings import Settings
 
 from .conftest import ROOT
 
-PAGES = ("README.md", "docs/first_sweep.md", "docs/cluster.md", "docs/sharing.md", "docs/data.md")
+PAGES = (
+    "README.md",
+    "docs/first_sweep.md",
+    "docs/cluster.md",
+    "docs/sharing.md",
+    "docs/data.md",
+    "docs/add_your_data.md",
+)
 OPTIONS = {"-m", "--multirun", "--dry", "--help"}
 WRITTEN = re.compile(r"\+study=(NAME|ranks)\b")  # a study that the reader writes
 VOLATILE = ("on_error", "retries", "wait", "launcher", "search")
