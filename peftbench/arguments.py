@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .errors import ConfigError
+from .errors import ConfigError, PeftbenchError
 from .spec import check_fields
 
 T = TypeVar("T")
@@ -39,6 +40,30 @@ def read(cls: type[T], arguments: Sequence[str]) -> T:
             raise ConfigError(f"{key}: given twice")
         place[name] = _value(text, hints.get(key))
     return cls(**check_fields(cls, values))
+
+
+def command(
+    cls: type[T], do: Callable[[T], None], text: str | None, given: Sequence[str] | None
+) -> int:
+    """Run a small command and return its exit status: 0, or 2 after a mistake that can be mended.
+
+    Args:
+        cls: its settings.
+        do: what it does with them.
+        text: what ``--help`` prints.
+        given: the arguments; None: those of this process.
+
+    """
+    words = list(sys.argv[1:] if given is None else given)
+    if not words or {"-h", "--help"} & set(words):
+        print(text)
+        return 0 if words else 2
+    try:
+        do(read(cls, words))
+    except PeftbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _value(text: str, hint: Any) -> Any:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftbench import arguments
-from peftbench.errors import ConfigError, PeftbenchError
+from peftbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,7 @@ class Export:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after a mistake that the message says how to mend."""
-    words = list(sys.argv[1:] if given is None else given)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0 if words else 2
-    try:
-        export(arguments.read(Export, words))
-    except PeftbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.command(Export, export, __doc__, given)
 
 
 def export(settings: Export) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench import arguments
-from peftbench.errors import ConfigError, PeftbenchError
+from peftbench.errors import ConfigError
 from peftbench.files import write_json
 
 
@@ -53,16 +53,7 @@ class Harness:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after a mistake that the message says how to mend."""
-    words = list(sys.argv[1:] if given is None else given)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0 if words else 2
-    try:
-        ask(arguments.read(Harness, words))
-    except PeftbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.command(Harness, ask, __doc__, given)
 
 
 def ask(settings: Harness) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench import arguments, hub
-from peftbench.errors import ConfigError, PeftbenchError
+from peftbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,7 @@ def publish(asked: Asked) -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    words = list(sys.argv[1:] if given is None else given)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0 if words else 2
-    try:
-        publish(arguments.read(Asked, words))
-    except PeftbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.command(Asked, publish, __doc__, given)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from peftbench import arguments
-from peftbench.errors import ConfigError, PeftbenchError
+from peftbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from peftbench.reports.dashboard import Subject
@@ -102,16 +102,7 @@ def build(asked: Asked) -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    words = list(sys.argv[1:] if given is None else given)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0 if words else 2
-    try:
-        build(arguments.read(Asked, words))
-    except PeftbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.command(Asked, build, __doc__, given)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbones.captioner import PICTURE
 from ..errors import IncompatibleError
 from .base import Interval
 from .batch import Split
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from ..backbones.codec import Codec
     from .captions import Captions, CaptionTask
 
-PICTURE = -1
-"""Stands in the ids where one place of a picture comes in."""
 CAPTIONS = "captions"
 
 

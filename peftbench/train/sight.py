@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..assets import cache_root
+from ..backbones.captioner import SEEN
 from ..backbones.preprocess import Preprocess
 from ..errors import ConfigError
 from ..files import replacing
@@ -29,8 +30,6 @@ from ..tasks.batch import Split
 from ..tasks.images import Images, Joined, PixelImages, Taken
 from ..tasks.seen import Seen
 from .feed import IMAGE, Pictures, loaded
-
-SEEN = "seen"
 
 
 @dataclass
